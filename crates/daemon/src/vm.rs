@@ -1,7 +1,8 @@
-//! VmService: every VM's life, from a request to nothing left.
+//! VmService: every VM's life, from the request to its complete removal.
 //!
-//! One task owns each VM and takes what is asked of it through a mailbox; what is legal when is [`policy`], a pure
-//! function; everything a VM holds is written down before it is taken, and [`release`] gives it back, whoever asks.
+//! One task owns each VM and takes commands from a mailbox. Which command is legal when is decided by [`policy`], a
+//! pure function. Whatever a VM holds on this host is recorded before it is taken, and [`release`] gives it back,
+//! whoever asks.
 //!
 //! ```text
 //!  state      holds                                      ends up there when

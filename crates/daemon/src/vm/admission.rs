@@ -1,6 +1,6 @@
-//! Whether this host has the memory for a VM now.
+//! Memory admission: whether this host has the memory for a VM now.
 //!
-//! What is free now decides, not the sum of what VMs may take: guests rarely touch all of theirs.
+//! The memory that is free now decides, not the sum of what all VMs may take: guests rarely touch all of theirs.
 
 use super::{VmService, service::Parts};
 use crate::config;
@@ -11,17 +11,17 @@ use banger_proto::{
 };
 use std::cmp::Reverse;
 
-/// VMs that are named as users of memory.
+/// Number of VMs that an error names as users of memory.
 const NAMED: usize = 5;
 
-/// What is attempt, which decides what can be typed instead.
+/// Request that is checked. It decides which commands the error can suggest.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Attempt<'a> {
-    /// A new VM, or new sizes of one: the command that says them.
+    /// A new VM, or new sizes of a VM: the sizes are options of the command itself.
     Sizes,
-    /// A start of a VM that is there.
+    /// A start of an existing VM.
     Start(&'a VmName),
-    /// A restart of one.
+    /// A restart of an existing VM.
     Restart(&'a VmName),
 }
 
@@ -44,7 +44,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Refuses `wanted` when it is not free now, and says who has what. `back` is given back before it is needed.
+/// Refuses `wanted` bytes that are not free now, and says which VMs use how much. `back` bytes become free before they
+/// are needed.
 pub(super) async fn admit(
     parts: &Parts,
     wanted: ByteSize,
@@ -60,7 +61,7 @@ pub(super) async fn admit(
     Err(failure.cause(describe_users(config::memory_line("MemTotal:"), free, users.collect())))
 }
 
-/// Refuses `wanted` when this host could never have it.
+/// Refuses `wanted` bytes that this host does not have at all.
 pub(super) fn check_total(wanted: ByteSize, overcommit: bool) -> Result<(), Failure> {
     let Some(total) = shortfall(wanted, overcommit, config::memory_line("MemTotal:")) else { return Ok(()) };
     Err(does_not_fit(wanted, &format!("{total} in all"))
@@ -73,7 +74,8 @@ fn check(wanted: ByteSize, overcommit: bool, free: Option<ByteSize>, attempt: At
     Err(attempt.hints().into_iter().fold(does_not_fit(wanted, &format!("{free} free")), Failure::hint))
 }
 
-/// What there is, when that is too little. A host that does not say is not a reason to refuse.
+/// Returns the available memory if it is less than `wanted`. A host that does not report its memory is no reason to
+/// refuse.
 fn shortfall(wanted: ByteSize, overcommit: bool, there_is: Option<ByteSize>) -> Option<ByteSize> {
     there_is.filter(|there_is| !overcommit && wanted > *there_is)
 }
@@ -82,7 +84,7 @@ fn does_not_fit(wanted: ByteSize, has: &str) -> Failure {
     Failure::new(Code::Unavailable, format!("a VM with {wanted} of memory does not fit: this host has {has}"))
 }
 
-/// One sentence: the VMs that have most of it, and the rest.
+/// Describes in one sentence which VMs use most of the memory, and how much everything else uses.
 fn describe_users(total: Option<ByteSize>, free: Option<ByteSize>, mut users: Vec<(String, ByteSize)>) -> String {
     users.sort_by_key(|(name, bytes)| (Reverse(*bytes), name.clone()));
     let by_vms = users.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(bytes.bytes()));

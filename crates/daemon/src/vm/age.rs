@@ -1,9 +1,9 @@
-//! How old a VM is.
+//! Age of a VM.
 //!
-//! A host sets its clock: one without a battery boots in 1970 and learns the time a minute later. So what `--ttl` counts is
-//! counted by the clock that runs since the host's boot, asleep or not, and that nobody sets. Only across boots of the host
-//! there is nothing but the wall clock; and what that says of any VM's creation is put right while this boot lasts, so that the
-//! next one goes by the truth. What is shown is right at once.
+//! The host's wall clock may be set: a host without a battery boots in 1970 and learns the time a minute later.
+//! Therefore `--ttl` is counted by the clock that runs since the host's boot, includes sleep and cannot be set. Across
+//! boots of the host only the wall clock is left; so each row's creation time is corrected while the boot of the
+//! creation lasts, and the next boot starts from the right time. What is shown is corrected at once.
 
 use crate::{
     clock,
@@ -12,15 +12,15 @@ use crate::{
 };
 use std::time::Duration;
 
-/// How far the two clocks may be apart before that of the wall is taken to have been set.
+/// Difference between the two clocks, in seconds, from which on the wall clock is taken to have been set.
 const MAX_SKEW: u64 = 5;
 
-/// Now, by both clocks.
+/// The present time by both clocks.
 #[derive(Debug, Clone)]
 pub(super) struct Now {
     /// Seconds since 1970.
     wall: u64,
-    /// Which boot of the host this is; nothing where it cannot be told.
+    /// Id of the host's boot; `None` where it cannot be read.
     boot_id: Option<String>,
     since_boot: Duration,
 }
@@ -30,25 +30,25 @@ impl Now {
         Self { wall: clock::now(), boot_id: host_boot_id().ok(), since_boot: clock::since_boot() }
     }
 
-    /// As the moment of a creation.
+    /// Returns this moment as the birth of a VM.
     pub(super) fn as_birth(&self) -> Option<Birth> {
         let at_ms = u64::try_from(self.since_boot.as_millis()).unwrap_or(u64::MAX);
         Some(Birth { host_boot_id: self.boot_id.clone()?, at_ms })
     }
 
-    /// As a row has it.
+    /// Returns the seconds since 1970, as a row stores them.
     pub(super) fn wall(&self) -> u64 {
         self.wall
     }
 
-    /// Time since a moment of this boot.
+    /// Returns the time since `birth` if that was in this boot of the host.
     fn since(&self, birth: &Birth) -> Option<Duration> {
         let is_this = self.boot_id.as_ref() == Some(&birth.host_boot_id);
         is_this.then(|| self.since_boot.saturating_sub(Duration::from_millis(birth.at_ms)))
     }
 }
 
-/// Time until the VM is as old as it may get; none for one that may get as old as it likes.
+/// Returns the time until the VM reaches its time to live; `None` for a VM without one.
 pub(super) fn time_left(row: &VmRow, now: &Now) -> Option<Duration> {
     let ttl = row.spec.ttl?.duration();
     let age = row.birth.as_ref().and_then(|birth| now.since(birth));
@@ -56,7 +56,7 @@ pub(super) fn time_left(row: &VmRow, now: &Now) -> Option<Duration> {
     Some(ttl.saturating_sub(age))
 }
 
-/// When the VM was created, by the wall clock as it is now, if its row says something else.
+/// Returns the creation time by the present wall clock if the row differs from it.
 pub(super) fn corrected(row: &VmRow, now: &Now) -> Option<u64> {
     let age = now.since(row.birth.as_ref()?)?;
     let created_at = now.wall.saturating_sub(age.as_secs());
@@ -99,14 +99,14 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_makes_no_vm_older_or_younger() {
-        // Booted in 1970, and the time comes later.
+        // The host booted in 1970 and learns the time later.
         let row = row(&at(30, "a", 30));
         let learnt = at(THEN, "a", 40);
         assert_eq!(time_left(&row, &learnt), Some(Duration::from_secs(50)));
-        // And back, by mistake.
+        // Then the clock is set back by mistake.
         assert_eq!(time_left(&row, &at(7, "a", 89)), Some(Duration::from_secs(1)));
         assert_eq!(time_left(&row, &at(7, "a", 90)), Some(Duration::ZERO));
-        // The next boot has the wall clock only: what it goes by was put right in this one.
+        // The next boot has only the wall clock; it relies on the correction made in this one.
         assert_eq!(corrected(&row, &learnt), Some(THEN - 10));
         let row = VmRow { created_at: THEN - 10, ..row };
         assert_eq!(corrected(&row, &learnt), None);

@@ -1,7 +1,7 @@
-//! The agent of a VM as the daemon talks to it: short requests with a limit on time and size.
+//! Client for a VM's agent: short requests, limited in time and size.
 //!
-//! An agent that dies is started again, by process 1 or by its guard, and its channel to the host is made anew; for that
-//! moment nobody is there. What must not be lost for it is asked again; what can be is not waited for.
+//! An agent that dies is started again by process 1 or by its guard, and its channel to the host is made anew;
+//! meanwhile nobody answers. A request that must not be lost is repeated; any other fails at once.
 
 use super::{
     guest_text::{agent_refusal, unparsable_answer},
@@ -32,21 +32,21 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// How long a healthy agent may take for a look at its own machine, in software emulation on a busy host.
+/// Time that a healthy agent may take to read facts of its own machine, under software emulation on a busy host.
 const GET_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a few small files may take to be on a guest's disk there.
+/// Time that the agent may take to write a few small files to the guest's disk there.
 const UNPACK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often one is asked again that was not there.
+/// Pause before an absent agent is asked again.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 
-/// Why a request came to nothing.
+/// Reason why a request failed.
 #[derive(Debug)]
 enum RequestError {
-    /// Nobody was there, or nobody any more before the answer was.
+    /// There was no agent, or the connection broke before the answer.
     Absent(Failure),
-    /// This is what came of it.
+    /// The agent answered with this failure.
     Answered(Failure),
 }
 
@@ -58,26 +58,26 @@ impl From<RequestError> for Failure {
     }
 }
 
-/// A VM's agent.
+/// Client for the agent of one VM.
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
     run_dir: PathBuf,
 }
 
 impl Agent {
-    /// The agent behind the sockets of a VM's machine.
+    /// Returns a client for the agent behind the sockets of a VM's machine.
     pub(crate) fn of(layout: &Layout, vm: &VmId) -> Self {
         Self { run_dir: sockets::directory(layout, vm) }
     }
 
-    /// The socket others dial.
+    /// Returns the socket that clients outside the daemon dial.
     pub(crate) fn socket(self) -> PathBuf {
         self.run_dir.join(VSOCK)
     }
 
     async fn dial(&self) -> Result<UnixStream, ConnectError> {
         match vsock::connect(&self.run_dir.join(AGENT), AGENT_PORT).await {
-            // A shim of before has one socket for all.
+            // A shim of an earlier version has one socket for everybody.
             Err(ConnectError::Socket(error)) if error.kind() == io::ErrorKind::NotFound => {
                 vsock::connect(&self.run_dir.join(VSOCK), AGENT_PORT).await
             }
@@ -85,19 +85,19 @@ impl Agent {
         }
     }
 
-    /// What the guest says of its resources.
+    /// Reads the guest's resource usage.
     pub(crate) async fn stats(&self) -> Result<Stats, Failure> {
         self.get("/stats").await
     }
 
-    /// Listening sockets in the guest.
+    /// Lists the listening sockets in the guest.
     pub(crate) async fn ports(&self) -> Result<Vec<Port>, Failure> {
         self.get("/ports").await
     }
 
-    /// Begins an orderly end; returns once the guest's data is on its disk and the end has begun. An agent that is not there
-    /// is asked again for as long as `limit` lasts, and the first time that is `on_absent`: to give up at once would be to lose
-    /// what the guest has not written. To be asked twice changes nothing for it.
+    /// Begins an orderly shutdown. Returns once the guest's data is on its disk and the shutdown has begun. An absent
+    /// agent is asked again until `limit` is over, because giving up at once would lose what the guest has not written;
+    /// the first absence is passed to `on_absent`. Repeating the request changes nothing for the guest.
     pub(super) async fn shutdown(
         &self,
         body: &Shutdown,
@@ -120,7 +120,7 @@ impl Agent {
                     }
                 }
                 sleep(RETRY_EVERY).await;
-                // From here on it may be there, and silent.
+                // From here on the agent may be present, and silent.
                 absent = None;
             }
         };
@@ -175,8 +175,8 @@ impl Agent {
             let body = body.map_err(|error| failed(&*error))?.to_bytes();
             Ok::<_, RequestError>((status, body))
         };
-        // The connection is driven here and dropped with the exchange: nothing of it outlives the limit. An agent may
-        // end it with its answer, which is there all the same.
+        // The connection is driven here and dropped with the exchange, so that nothing outlives the limit. An agent may
+        // close the connection together with its answer, which is complete all the same.
         tokio::pin!(exchange);
         let (status, body) = tokio::select! {
             answer = &mut exchange => answer?,
@@ -189,7 +189,7 @@ impl Agent {
     }
 }
 
-/// Whether a connection ended before what was asked for had come, and not for anything that came.
+/// Whether the connection ended before the answer had come. `false` where the answer itself could not be parsed.
 fn is_broken(error: &(dyn Error + 'static)) -> bool {
     error.downcast_ref::<hyper::Error>().is_some_and(|error| !error.is_parse())
 }

@@ -1,6 +1,6 @@
-//! A VM's console log on the host: its end as evidence, and all of it for `vm logs`.
+//! The console log of a VM on the host: its last lines for errors, and all of it for `vm logs`.
 //!
-//! The shim writes `console.log` and, at half the cap, renames it to `console.log.1` and begins anew.
+//! The shim writes `console.log`. At half the size limit it renames the file to `console.log.1` and starts a new one.
 
 mod reader;
 
@@ -16,23 +16,23 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// The log's name in the VM's directory.
+/// File name of the log in the VM's directory.
 pub(crate) const FILE: &str = "console.log";
-/// Lines an error quotes.
+/// Number of lines that an error quotes.
 pub(crate) const QUOTED_LINES: usize = 12;
-/// Bytes at the end of the log that are looked at for them.
+/// Number of bytes at the end of the log that are searched for those lines.
 const QUOTED_BYTES: u64 = 8 << 10;
-/// Longest line an error quotes, in characters.
+/// Longest line that an error quotes, in characters.
 pub(crate) const QUOTED_LINE: usize = 200;
-/// How often a log that is followed is looked at. The file has no way to say that it grew.
+/// Polling interval of a followed log. The file cannot report that it grew.
 const LOOK: Duration = Duration::from_millis(150);
 
-/// The last lines of the console, escaped: they are the guest's words. Empty when there is nothing to quote.
+/// Returns the last lines of the console, escaped because the guest wrote them. Empty when there is nothing to quote.
 pub(super) fn last_lines(directory: &Path) -> Vec<String> {
     end(&directory.join(FILE), QUOTED_BYTES).map_or_else(|_| Vec::new(), |bytes| quoted(&bytes))
 }
 
-/// The last lines of a text.
+/// Returns the last lines of a text, escaped.
 pub(crate) fn quoted(bytes: &[u8]) -> Vec<String> {
     let text = escaped(bytes);
     let lines: Vec<&str> = text.lines().map(|line| line.trim_end_matches("\\r").trim_end()).collect();
@@ -50,8 +50,8 @@ fn end(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Sends the console's bytes: the last `tail` lines or everything, and what comes after when it is followed, until the
-/// VM's machine has ended, be it to make room for the next one. Ends early when the receiver is gone.
+/// Sends the console's bytes: the last `tail` lines or everything. With `follow` it also sends what comes later, until
+/// the VM's machine has ended, even if another one follows. Ends early when the receiver is dropped.
 pub(crate) async fn send(
     directory: PathBuf,
     tail: Option<usize>,
@@ -72,7 +72,7 @@ pub(crate) async fn send(
             Ok(reader) => reader,
             Err(error) => return drop(out.send(Err(error)).await),
         };
-        // Before reading: what is written up to the end of the VM is then surely seen after it.
+        // Read the state before the file, so that everything written before the machine's end is seen after it.
         let live = changes.is_live();
         loop {
             let (again, read) = match tokio::task::spawn_blocking(move || {

@@ -1,4 +1,4 @@
-//! Creating a VM: everything is checked and pulled first, then its name is taken, then its disk.
+//! Creating a VM: everything is checked and pulled first, then the name is taken, then the disk is made.
 
 use super::{
     Op, VmService, admission, age,
@@ -30,13 +30,13 @@ use std::{sync::Arc, time::Duration};
 
 /// Shortest time to live.
 const MIN_TTL: Duration = Duration::from_secs(1);
-/// Names tried before giving up on generated ones.
+/// Number of generated names that are tried.
 const NAME_TRIES: u32 = 64;
 
 impl VmService {
-    /// Creates a VM and starts it if that was asked for. `client` is who a lease is tied to.
+    /// Creates a VM and starts it if that was requested. A lease is tied to the process `client`.
     ///
-    /// Of a request that fails or is cancelled nothing is left, with one exception: a VM whose machine ran and whose
+    /// A request that fails or is cancelled leaves nothing behind, with one exception: a VM whose machine ran but whose
     /// agent never answered is kept, so that its console can be read.
     pub(crate) async fn create(
         self: &Arc<Self>,
@@ -66,7 +66,7 @@ impl VmService {
         {
             return Err(self.after_failed_start(&row, failure, operation).await);
         }
-        // It runs, and nobody is left who would be told so.
+        // The VM runs, but the client that would be told so is gone.
         if operation.cancel().is_cancelled() && start != Start::Leased {
             let left = failures::cancelled("the creation");
             return Err(self.after_failed_start(&row, left, operation).await);
@@ -74,7 +74,7 @@ impl VmService {
         self.show(id.as_str()).await
     }
 
-    /// Resolves every value and pulls what is not here. Nothing of the VM exists afterwards.
+    /// Resolves every value and pulls what is missing here. Makes nothing of the VM yet.
     async fn resolve(&self, request: CreateVm, operation: &Operation) -> Result<(Option<VmName>, VmSpec), Failure> {
         let parts = &self.parts;
         let shape = shape(&request, &parts.config)?;
@@ -105,8 +105,8 @@ impl VmService {
         if request.start != Start::No || request.vmm.is_some() {
             parts.choose(request.vmm).await?;
         }
-        // The image first: it is what people misspell and what may be out of reach, and which kernel it wants it says
-        // itself.
+        // The image comes first: its name is the most likely one to be misspelt, it may be out of reach, and it
+        // recommends a kernel.
         let found = parts.images.image(&image, request.logins, operation).await?;
         crate::images::runs_here(&found)?;
         let recommended = found.manifest.kernel;
@@ -137,14 +137,14 @@ impl VmService {
         Ok((request.name, spec))
     }
 
-    /// Writes the row: from here on the name is the VM's.
+    /// Writes the row. From here on the name belongs to the VM.
     async fn take_name(
         self: &Arc<Self>,
         name: Option<VmName>,
         spec: VmSpec,
         is_to_run: bool,
     ) -> Result<(VmRow, ReservedMailbox), Failure> {
-        // Until there is a row that says so, nobody knows that image and kernel are needed.
+        // Until the row exists nothing else records that the image and the kernel are needed.
         let _held = self.parts.images.hold(&spec.image_id, &spec.kernel).await?;
         for attempt in 0..NAME_TRIES {
             let now = age::Now::read();
@@ -161,7 +161,7 @@ impl VmService {
                 last_used: None,
                 workspace: None,
             };
-            // Before anybody can know of it: what is asked of it meanwhile waits until it is made.
+            // The mailbox exists before anybody can know of the VM: early commands wait in it until the VM is made.
             let mailbox = ReservedMailbox::new(self, &row.id, LiveState::of(row.state, is_to_run));
             match (self.parts.store.insert_vm(row.clone()).await, &name) {
                 (Ok(()), _) => return Ok((row, mailbox)),
@@ -173,7 +173,7 @@ impl VmService {
         Err(Failure::new(Code::Unavailable, "every generated name is taken").hint("name the VM with --name"))
     }
 
-    /// Gives it what it holds for its whole life, as long as somebody waits for it.
+    /// Takes what the VM holds for its whole life, as long as the client waits for it.
     async fn make(
         &self,
         row: &VmRow,
@@ -191,7 +191,7 @@ impl VmService {
         still_wanted(operation)?;
         failpoint::hit("create.furnished").await;
         if start == Start::No {
-            // A start does this later, and a disk may take its time for it.
+            // For a VM that starts now, the start does this later: syncing to a disk may take long.
             start::settle(&self.parts, &row.id).await?;
             failpoint::hit("create.synced").await;
             still_wanted(operation)?;
@@ -200,7 +200,8 @@ impl VmService {
     }
 
     async fn undo(self: &Arc<Self>, row: &VmRow, mailbox: ReservedMailbox, failure: Failure) -> Failure {
-        // What nobody was told of goes, whoever dies meanwhile: half of it would look like a whole VM.
+        // A VM that was never reported is removed even if this daemon dies meanwhile: half of it would look like a
+        // whole VM.
         let mut row = row.clone();
         row.run.deleting = true;
         if let Err(error) = self.parts.store.update_vm(&row).await {
@@ -210,7 +211,7 @@ impl VmService {
         match release(&self.parts, &row.id, Depth::Everything).await {
             Ok(()) => failure,
             Err(also) => {
-                // The row stays, so that the VM can be seen; with a task it can be deleted too.
+                // The row stays, so that the VM can be seen; with a task it can be deleted as well.
                 self.adopt_new(row, mailbox);
                 failure.cause(format!("and what was made cannot be taken away: {also}"))
             }
@@ -218,7 +219,7 @@ impl VmService {
     }
 
     async fn after_failed_start(&self, row: &VmRow, failure: Failure, operation: &Operation) -> Failure {
-        // Whoever deleted or stopped it meanwhile decided what becomes of it.
+        // If the VM was deleted or stopped meanwhile, that request has decided what becomes of it.
         let Ok(Some(now)) = self.parts.store.vm(&row.id).await else { return failure };
         let client_left = operation.cancel().is_cancelled();
         if client_left || now.state == VmState::Created {
@@ -236,12 +237,12 @@ impl VmService {
     }
 }
 
-/// Whether whoever asked for a VM is still there to be told of it.
+/// Fails once the client that asked for the VM is gone.
 fn still_wanted(operation: &Operation) -> Result<(), Failure> {
     if operation.cancel().is_cancelled() { Err(failures::cancelled("the creation")) } else { Ok(()) }
 }
 
-/// A name that could be another VM's id would be taken for it: names come first wherever a VM is named.
+/// Refuses a name that looks like an id. A name is looked up before an id, so it could hide another VM.
 fn check_not_an_id(name: &VmName) -> Result<(), Failure> {
     if name.as_str().parse::<VmId>().is_err() {
         return Ok(());
@@ -250,7 +251,7 @@ fn check_not_an_id(name: &VmName) -> Result<(), Failure> {
         .hint("any name will do that is not 12 of 0-9 and a-f"))
 }
 
-/// What the VM is to be on the network, checked.
+/// Returns the network that the VM requests, checked.
 fn wanted_network(config: &Config, request: &CreateVm) -> Result<NetworkSpec, Failure> {
     let network = NetworkSpec {
         nat: config.nat.clone().unless(request.nat).value,
@@ -263,7 +264,7 @@ fn wanted_network(config: &Config, request: &CreateVm) -> Result<NetworkSpec, Fa
     Ok(network)
 }
 
-/// Hints about a VM that is gone help nobody.
+/// Removes hints about a VM that is gone.
 fn without_leftover_hints(mut failure: Failure) -> Failure {
     failure.hints.retain(|hint| !hint.contains("banger vm logs") && !hint.contains("banger vm delete "));
     failure

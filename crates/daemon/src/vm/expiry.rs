@@ -1,8 +1,7 @@
-//! What time does to VMs: one that has reached its age is deleted, one that nobody uses is stopped, if the
-//! configuration says so.
+//! Expiry: a VM that has reached its time to live is deleted, and an unused VM is stopped if `auto_stop_after` is set.
 //!
-//! In use is a VM with a command, a copy or a connection open, one of those begun since the last look, or a VMM that
-//! needs the processor. The guest is asked only when everything else says that it is idle.
+//! A VM is in use while a command, a copy or a connection is open, if one was opened since the last check, or if its
+//! VMM needs CPU time. The guest is asked only when everything else says that it is idle.
 
 use super::{Op, StopCause, VmService, age};
 use crate::{operation::Operation, store::VmRow};
@@ -18,42 +17,42 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-/// Longest time without a look: a host that sleeps does not count it.
+/// Longest time between two checks: the timer stands still while the host sleeps.
 const MAX_SLEEP: Duration = Duration::from_secs(60);
-/// Bounds of the time between looks at what VMs do.
+/// Bounds of the time between two checks for idle VMs.
 const CHECK_INTERVAL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-/// Share of one processor, in percent, that a guest takes which has nothing to do: its timer, its services.
+/// Share of one CPU, in percent, that an idle guest takes at most for its timer and services.
 const IDLE_PERCENT: u128 = 5;
 
-/// Looks after VMs until the service is gone.
+/// Runs the checks until the service is gone.
 pub(super) async fn run(service: Weak<VmService>) {
     let mut trackers: HashMap<VmId, IdleTracker> = HashMap::new();
     let mut actions = RunningActions::default();
     loop {
         let Some(service) = service.upgrade() else { return };
         let next = check_all(&service, &mut trackers, &mut actions).await.map(|next| Instant::now() + next);
-        // While this only waits, the service is not kept for it.
+        // The service is not kept alive by a task that only waits.
         let new_vm = service.new_vm.clone();
         drop(service);
         loop {
             tokio::select! {
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => break,
                 () = new_vm.notified() => break,
-                // What it came to is seen at the next look: one that cannot be deleted is not tried over and over.
+                // The result is seen at the next check, so that a VM that cannot be deleted is not tried over and over.
                 () = actions.next_done() => {}
             }
         }
     }
 }
 
-/// Something done to a VM because of its age or its idleness.
+/// Action on a VM that has reached its time to live or is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Action {
     Delete,
     Stop,
 }
 
-/// What is being done to which VMs: a guest that takes its time, or is hostile, holds up no other.
+/// Actions in progress. Each runs in a task of its own, so that a slow or hostile guest delays no other VM.
 #[derive(Debug, Default)]
 struct RunningActions {
     tasks: JoinSet<(VmId, Action)>,
@@ -61,7 +60,7 @@ struct RunningActions {
 }
 
 impl RunningActions {
-    /// Begins it, unless that was done already and it lasts.
+    /// Begins an action, unless the same one is in progress for this VM.
     fn begin(&mut self, action: Action, service: &Arc<VmService>, row: &VmRow) {
         let key = (row.id.clone(), action);
         if self.running.insert(key.clone()) {
@@ -76,20 +75,20 @@ impl RunningActions {
         }
     }
 
-    /// Waits until one is done; for ever while there is none.
+    /// Waits until an action is done; for ever while there is none.
     async fn next_done(&mut self) {
         match self.tasks.join_next().await {
             Some(Ok(done)) => {
                 self.running.remove(&done);
             }
-            // It panicked, and which it was is not known: better twice than never.
+            // The task panicked, and its VM is unknown: an action may be repeated, but none is skipped.
             Some(Err(_)) => self.running.clear(),
             None => std::future::pending().await,
         }
     }
 }
 
-/// Begins what is due, and says when to look again; never, while there is nothing to look after.
+/// Begins the actions that are due. Returns the time until the next check; `None` while there is nothing to check.
 async fn check_all(
     service: &Arc<VmService>,
     trackers: &mut HashMap<VmId, IdleTracker>,
@@ -109,7 +108,7 @@ async fn check_all(
     let (due, alive): (Vec<_>, Vec<_>) =
         rows.into_iter().partition(|row| age::time_left(row, &now) == Some(Duration::ZERO));
     let mut next: Vec<Duration> = alive.iter().filter_map(|row| age::time_left(row, &now)).collect();
-    // One that could not be deleted is tried again.
+    // A VM that could not be deleted is tried again.
     next.extend(due.first().map(|_| MAX_SLEEP));
     for row in &due {
         actions.begin(Action::Delete, service, row);
@@ -128,12 +127,12 @@ async fn check_all(
     next.into_iter().min().map(|next| next.min(MAX_SLEEP))
 }
 
-/// Time between two looks at a VM that is to be stopped once it was idle for so long.
+/// Returns the time between two checks of a VM that is stopped after it was idle for `after`.
 fn check_interval(after: Duration) -> Duration {
     (after / 4).clamp(CHECK_INTERVAL.0, CHECK_INTERVAL.1)
 }
 
-/// Has a VM's row say when it was created by the clock as it was set since.
+/// Corrects the creation time in a VM's row after the host's clock was set.
 async fn correct(service: &Arc<VmService>, row: &VmRow, now: &age::Now) {
     let Some(created_at) = age::corrected(row, now) else { return };
     tracing::info!(vm = %row.name, before = row.created_at, now = created_at, "the host's clock was set");
@@ -155,7 +154,7 @@ async fn delete(service: &Arc<VmService>, row: &VmRow) {
     .await;
 }
 
-/// Whether nothing on this side says that the VM was used for so long.
+/// Whether nothing on the host says that the VM was used during the last `after`.
 fn is_idle(row: &VmRow, after: Duration, trackers: &mut HashMap<VmId, IdleTracker>) -> bool {
     let activity =
         Activity { at: Instant::now(), cpu_ms: VmService::cpu_ms(row).unwrap_or(0), last_used: row.last_used };
@@ -163,12 +162,12 @@ fn is_idle(row: &VmRow, after: Duration, trackers: &mut HashMap<VmId, IdleTracke
     if !tracker.record(activity, check_interval(after)) || activity.at.duration_since(tracker.busy_at) < after {
         return false;
     }
-    // Whatever the guest says, the next question comes one whole time later.
+    // Whatever the guest answers, it is asked again only after another whole period.
     tracker.busy_at = activity.at;
     true
 }
 
-/// Stops the VM, unless its agent says that somebody is in there, or says nothing.
+/// Stops the VM, unless its agent reports open sessions or does not answer.
 async fn stop(service: &Arc<VmService>, row: &VmRow) {
     let sessions = match service.agent_of(row) {
         Ok(agent) => agent.stats().await.map(|stats| stats.sessions),
@@ -185,7 +184,7 @@ async fn stop(service: &Arc<VmService>, row: &VmRow) {
             return;
         }
     }
-    // The guest may have taken its time to answer, and somebody may have come and gone, or had it restarted.
+    // Answering may have taken the guest a while: the VM may have been used or restarted meanwhile.
     let facts = |row: &VmRow| (row.state, row.last_used, row.run.vmm_process);
     if !matches!(service.parts.store.vm(&row.id).await, Ok(Some(now)) if facts(&now) == facts(row)) {
         tracing::debug!(vm = %row.name, "it was idle, and is not what it was");
@@ -198,7 +197,7 @@ async fn stop(service: &Arc<VmService>, row: &VmRow) {
         let stop = Op::Stop { grace: None, cause: StopCause::Unused };
         match service.ask(&row.id, stop, &operation).await {
             Ok(()) => {}
-            // Somebody came, or its services are waited for: nothing is wrong, however often it happens.
+            // The VM is in use again, or a client waits for its services. That is no error, however often it happens.
             Err(failure) if failure.code == Code::Conflict => {
                 tracing::debug!(vm = %row.name, %failure, "idle, and not to be stopped now");
             }
@@ -209,16 +208,16 @@ async fn stop(service: &Arc<VmService>, row: &VmRow) {
     .await;
 }
 
-/// What one look at a VM shows.
+/// Activity of a VM at one check.
 #[derive(Debug, Clone, Copy)]
 struct Activity {
     at: Instant,
-    /// CPU time its VMM has taken.
+    /// CPU time of its VMM, in milliseconds.
     cpu_ms: u64,
     last_used: Option<u64>,
 }
 
-/// What is remembered of a VM between looks.
+/// Activity of a VM over several checks.
 #[derive(Debug)]
 struct IdleTracker {
     busy_at: Instant,
@@ -226,15 +225,16 @@ struct IdleTracker {
 }
 
 impl IdleTracker {
-    /// Whether it tells anything. Processor time is counted in ticks: one of them is no work, however little time has
-    /// passed since a look that another VM's creation was the reason for.
+    /// Records the activity. Returns `false` and ignores it if too little time has passed since the last record: CPU
+    /// time is counted in ticks, and one tick within a short time is no work. Checks come early when another VM is
+    /// created.
     fn record(&mut self, activity: Activity, at_least: Duration) -> bool {
         let passed = activity.at.duration_since(self.last.at);
         if passed < at_least && activity.last_used == self.last.last_used {
             return false;
         }
         let passed = passed.as_millis();
-        // Another VMM's clock begins at zero: that is a reboot, and somebody's doing.
+        // The CPU time of another VMM starts at zero. That means that the VM was restarted, which is use.
         let worked = activity.cpu_ms.checked_sub(self.last.cpu_ms);
         let busy = worked.is_none_or(|worked| u128::from(worked) * 100 > passed * IDLE_PERCENT);
         if busy || activity.last_used != self.last.last_used {
@@ -277,7 +277,7 @@ mod tests {
             |ms: u64, cpu_ms, last_used| Activity { at: start + Duration::from_millis(ms), cpu_ms, last_used };
         let mut tracker = IdleTracker { busy_at: start, last: activity(0, 1_000, None) };
         let mut took = Vec::new();
-        // A tick each 500 ms is 2 %, and every third of these looks comes just after one.
+        // One tick in 500 ms is 2 %, and every third of these checks comes just after one.
         for n in 1..=12 {
             took.push(tracker.record(activity(n * 170, 1_000 + n * 170 / 500 * 10, None), seconds(1)));
         }

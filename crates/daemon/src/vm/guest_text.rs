@@ -1,26 +1,26 @@
-//! What a guest says, as everybody else gets to see it: short, on one line, and harmless to a terminal.
+//! Text from a guest, made fit for others: short, on one line, and harmless to a terminal.
 //!
-//! The only place that decides how much of it is taken. A row's reason, an event, a cause and a line of the log are made of
-//! it, and each of them is read by others than the VM's own user: a guest that could fill one would be in the way of all.
-//! It is for text alone; a console's lines are quoted by [`console`](super::console), streams are bounded where they pass.
+//! This is the only place that decides how much of such a text is kept. It ends up in rows' reasons, events, causes and
+//! log lines, which others than the VM's own user read: a guest that could fill them would hinder everybody. Only texts
+//! pass here; a console's lines are quoted by [`console`](super::console), and streams are bounded where they pass.
 
 use banger_artifacts::program::escaped;
 use banger_proto::failure::{Code, Failure};
 use hyper::StatusCode;
 
-/// Longest text of a guest's that is kept, in characters. Escaped ones count as what stands for them.
+/// Longest text from a guest that is kept, in characters. An escaped character counts as its escape sequence.
 pub(crate) const MAX_GUEST_TEXT: usize = 500;
 
-/// What a guest, or a monitor on its behalf, says.
+/// Bounds and escapes a text from a guest, or from a VMM on its behalf.
 pub(crate) fn sanitized(text: &str) -> String {
-    // Before, too: what stands for a character may be many times its length.
+    // Cut before escaping as well: an escape sequence may be many times as long as its character.
     let first: String = text.chars().take(MAX_GUEST_TEXT).collect();
-    // A line of its own in the log would pass for banger's.
+    // A newline would start a line in the log that looks like one of banger's own.
     escaped(first.as_bytes()).replace('\n', "\\n").chars().take(MAX_GUEST_TEXT).collect()
 }
 
-/// A guest's agent refused `what`, with this status and this body. The code is its own, since what is wrong in there nobody
-/// else knows; its hints are not, since who reads them takes them for banger's.
+/// Builds the failure for a request that a guest's agent refused. It has the agent's error code, because only the agent
+/// knows what is wrong in the guest, but not the agent's hints: a reader would take them for banger's.
 pub(crate) fn agent_refusal(what: &str, status: StatusCode, body: &[u8]) -> Failure {
     match serde_json::from_slice::<Failure>(body) {
         Ok(failure) => Failure::new(failure.code, format!("the guest's agent refused {what}"))
@@ -29,7 +29,7 @@ pub(crate) fn agent_refusal(what: &str, status: StatusCode, body: &[u8]) -> Fail
     }
 }
 
-/// A guest's agent answered `what` with something else. How that does not parse is said with what it says.
+/// Builds the failure for an answer of a guest's agent that cannot be parsed. The parser's message quotes the answer.
 pub(crate) fn unparsable_answer(what: &str, error: &serde_json::Error) -> Failure {
     Failure::new(Code::Guest, format!("the guest's agent answered {what} with nonsense"))
         .cause(sanitized(&error.to_string()))

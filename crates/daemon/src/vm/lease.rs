@@ -1,7 +1,7 @@
-//! Leases: VMs that go with whoever asked for them (`run --rm`).
+//! Leases: VMs that are deleted when the client that asked for them ends (`run --rm`).
 //!
-//! While the daemon that took the lease lives, the client's stream is the lease. A later daemon has no stream, so it
-//! watches the client's process, proven by pid and start time.
+//! While the daemon that took the lease lives, the client's connection is the lease. A later daemon has no connection,
+//! so it watches the client's process, proven by pid and start time.
 
 use super::VmService;
 use crate::{
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use tracing::Instrument as _;
 
 impl VmService {
-    /// Takes over the leases an earlier daemon left: of a client that is gone the VM goes now, of one that lives when
-    /// it ends. A VM that never became ready is kept.
+    /// Takes over the leases of an earlier daemon: a VM whose client has ended is deleted now, any other when its
+    /// client ends. A VM that never became ready is kept.
     pub(super) async fn take_over_leases(self: &Arc<Self>) -> Result<(), Failure> {
         for lease in self.parts.store.leases().await? {
             let Some(row) = self.parts.store.vm(&lease.vm).await? else { continue };
@@ -45,7 +45,7 @@ impl VmService {
     }
 }
 
-/// Waits until the process that holds a lease is gone.
+/// Waits until the process that holds a lease has ended.
 async fn holder_gone(lease: &Lease) {
     let same_boot = host_boot_id().is_ok_and(|boot| boot == lease.host_boot_id);
     if !same_boot {
@@ -53,7 +53,7 @@ async fn holder_gone(lease: &Lease) {
     }
     match ProvenProcess::open(lease.holder) {
         Ok(Some(process)) => {
-            // A watch that cannot be kept must not delete a VM in use: then the VM stays until somebody deletes it.
+            // A failed watch must not delete a VM in use: the VM then stays until somebody deletes it.
             if let Err(error) = process.ended().await {
                 tracing::error!(%error, client = lease.holder.pid, "cannot watch a VM's client");
                 std::future::pending::<()>().await;

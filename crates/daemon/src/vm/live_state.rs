@@ -83,13 +83,13 @@ mod tests {
         let sender = watch::Sender::new(LiveState::of(VmState::Running, false));
         let mut changes = StateWatch::of(Some(sender.subscribe()));
         assert!(changes.is_live());
-        // A restart, between two looks.
+        // A restart between two checks.
         sender.send_modify(|live| (live.state, live.coming_up) = (VmState::Stopping, true));
         assert!(changes.is_live());
         sender.send_modify(|live| live.ends += 1);
         sender.send_modify(|live| live.state = VmState::Starting);
         assert!(!changes.is_live());
-        // Who begins to watch now watches that one.
+        // A subscription that begins now watches the new machine.
         let mut next = StateWatch::of(Some(sender.subscribe()));
         assert!(next.is_live());
         drop(sender);

@@ -1,8 +1,8 @@
-//! Names for VMs that were given none: two words, such as `quiet-otter`.
+//! Generated VM names: two words, such as `quiet-otter`.
 
 use banger_proto::name::VmName;
 
-/// Tries before a number is put behind the words.
+/// Number of attempts before a number is appended to the words.
 const PLAIN_TRIES: u32 = 8;
 
 const FIRST: [&str; 48] = [
@@ -18,7 +18,7 @@ const SECOND: [&str; 48] = [
     "seal", "stoat", "stork", "swan", "tern", "thrush", "toad", "wren", "yak",
 ];
 
-/// A name, another one at each `attempt`. Whether it is free is for the store to say.
+/// Generates a name, a different one at each `attempt`. Whether it is free is decided by the store.
 pub(super) fn generate(attempt: u32) -> VmName {
     name(crate::random::below, attempt)
 }

@@ -1,4 +1,5 @@
-//! The one who may change a VM: its row, its machine, and what the machine's messages mean for the row.
+//! The owner of a VM: the only one that changes its row and its machine, and that applies the machine's messages to the
+//! row.
 
 use super::{
     Op, console,
@@ -29,12 +30,12 @@ use banger_proto::{
 use std::sync::Arc;
 use tokio::sync::watch;
 
-/// A VM and everything that is done to it.
+/// A VM's row and machine, and every step that is carried out on them.
 pub(super) struct Owner {
     pub(super) parts: Arc<Parts>,
     pub(super) row: VmRow,
     pub(super) shim: Option<Shim>,
-    /// Runs since a creation that the first start is part of.
+    /// Phase clock of a creation that goes on with the first start.
     pub(super) clock: Option<PhaseClock>,
     events: Option<Events>,
     /// Number of relaunches of the machine, as of the last message.
@@ -45,18 +46,18 @@ pub(super) struct Owner {
     live: watch::Sender<LiveState>,
 }
 
-/// What a message meant.
+/// Effect of a message on the VM.
 #[derive(Debug)]
 pub(super) enum Effect {
-    /// Nothing new.
+    /// Nothing changed.
     Nothing,
-    /// The guest is alive and getting somewhere.
+    /// The guest is alive and makes progress.
     Progress,
-    /// A fact of the row changed.
+    /// The row changed.
     Changed,
-    /// The agent answers.
+    /// The agent is ready.
     Ready(Ready),
-    /// The guest has something to say.
+    /// The guest reports trouble.
     Trouble(String),
     /// The machine ended for good.
     Ended(ExitRecord),
@@ -69,7 +70,7 @@ impl Owner {
         Self { parts, row, shim, clock: None, events, relaunches: 0, relaunches_at_start: 0, live }
     }
 
-    /// Tells those of its changes who watch there.
+    /// Publishes the state of the VM to `live` from now on.
     pub(super) fn publish_to(&mut self, live: watch::Sender<LiveState>) {
         self.live = live;
     }
@@ -78,12 +79,12 @@ impl Owner {
         &self.row
     }
 
-    /// Tells of every change.
+    /// Subscribes to the VM's state.
     pub(super) fn watch_state(&self) -> watch::Receiver<LiveState> {
         self.live.subscribe()
     }
 
-    /// Carries out one step.
+    /// Carries out one step, and publishes meanwhile whether it brings the VM up.
     pub(super) async fn perform(&mut self, op: Op, operation: &Operation, resume: bool) -> Result<(), Failure> {
         let brings_up = matches!(op, Op::Start { .. } | Op::Restart { .. });
         self.live.send_modify(|live| live.coming_up = brings_up);
@@ -109,7 +110,7 @@ impl Owner {
             Op::Set(wanted) => set::set(self, operation, wanted).await,
             Op::Delete { .. } => {
                 operation.begin(format!("deleting VM {}", self.row.name));
-                // From here on there is no way back: half of its disk is no disk.
+                // From here on there is no way back: half of the VM would be left.
                 self.row.run.deleting = true;
                 self.save_or_log().await;
                 failpoint::hit("delete.begun").await;
@@ -117,7 +118,7 @@ impl Owner {
                 failpoint::hit("delete.ended").await;
                 let released = release(&self.parts, &self.row.id, Depth::Everything).await;
                 if let Err(failure) = &released {
-                    // It is still there, without a machine, until somebody deletes it again.
+                    // The VM stays, without a machine, until it is deleted again.
                     let _ = self.down(VmState::Failed, Some(format!("it could not be deleted: {failure}"))).await;
                 }
                 released
@@ -125,7 +126,7 @@ impl Owner {
         }
     }
 
-    /// The machine's next message; none while there is no machine.
+    /// Returns the machine's next message; waits for ever while there is no machine.
     pub(super) async fn next_message(&mut self) -> ShimMessage {
         if let Some(events) = &mut self.events {
             if let Some(message) = events.next().await {
@@ -136,7 +137,7 @@ impl Owner {
         std::future::pending().await
     }
 
-    /// Begins to follow a machine.
+    /// Follows the messages of a machine that was just launched or found.
     pub(super) fn follow(&mut self, shim: Shim) {
         self.events = Some(shim.events());
         (self.relaunches, self.relaunches_at_start) = (0, 0);
@@ -149,17 +150,18 @@ impl Owner {
         self.relaunches_at_start = self.relaunches;
     }
 
-    /// Has everything told again that is known of the machine, such as that its agent answers.
+    /// Subscribes to the machine's messages anew: the first one then repeats all that is known, such as that the agent
+    /// is ready.
     pub(super) fn resubscribe(&mut self) {
         self.events = self.shim.as_ref().map(Shim::events);
     }
 
-    /// Whether a start is to go on: there is a machine, and nothing has decided what becomes of it.
+    /// Whether an unfinished start goes on: there is a machine, and no other step has decided about it.
     pub(super) fn is_half_started(&self) -> bool {
         self.row.state == VmState::Starting && self.shim.is_some()
     }
 
-    /// Writes the row and tells whoever waits for a change.
+    /// Writes the row and publishes its state.
     pub(super) async fn save(&mut self) -> Result<(), Failure> {
         let written = self.parts.store.update_vm(&self.row).await;
         let state = self.row.state;
@@ -168,15 +170,15 @@ impl Owner {
         Ok(())
     }
 
-    /// [`Self::save`] where there is nobody to tell of a failure: the row is written again at the next change, and the
-    /// next daemon finds out by itself.
+    /// Does the same where no client could be told of a failure. The row is written again at the next change, and the
+    /// next daemon looks at the machine itself.
     pub(super) async fn save_or_log(&mut self) {
         if let Err(failure) = self.save().await {
             tracing::error!(vm = %self.row.name, %failure, "cannot write a VM's state");
         }
     }
 
-    /// A message that came while nothing was being done.
+    /// Handles a message that came while no step was in progress.
     pub(super) async fn handle_idle(&mut self, message: ShimMessage) {
         match self.apply(message) {
             Effect::Nothing | Effect::Progress => {}
@@ -189,9 +191,10 @@ impl Owner {
         }
     }
 
-    /// What a message means for the row.
+    /// Applies a message to the row, without writing it.
     pub(super) fn apply(&mut self, message: ShimMessage) -> Effect {
-        // A step that changed ports has written down what came of it; what was said before that is heard after it.
+        // A step that changed ports has already recorded the result, and a message sent before that is read after it.
+        // So the present ports count, not those of the message.
         let now = self.shim.as_ref().map(|shim| shim.status().published);
         let open = |said| published_at(&now.unwrap_or(said));
         let run = &mut self.row.run;
@@ -200,15 +203,15 @@ impl Owner {
                 run.shim = Some(status.shim);
                 run.vmm_process = status.vmm;
                 run.unconfined = status.unconfined;
-                // An adopted machine that was relaunched before this daemon saw it may have been up before that: neither the
-                // row nor the shim can tell, so its boot counts as a reboot until a resumed start records its phases.
+                // The guest of an adopted machine that was relaunched may have been up before that. Neither the row nor
+                // the shim can tell, so its boot counts as a reboot until a resumed start records its phases.
                 self.relaunches = status.relaunches;
                 run.published = open(status.published);
                 run.boot_state = status.booted.as_deref().map(sanitized);
                 if let Some(ready) = status.ready {
                     return self.ready(ready);
                 }
-                // It reboots: what is written down is of another boot.
+                // The guest is rebooting: the recorded facts belong to an earlier boot.
                 run.forget_boot();
                 Effect::Changed
             }
@@ -234,7 +237,7 @@ impl Owner {
             }
             ShimMessage::Guest { event: GuestEvent::Exec { asked_ms, started_ms }, .. } => {
                 if self.relaunches != self.relaunches_at_start {
-                    // The command is the first one of another boot than the one that the phases describe.
+                    // This is the first command of another boot than the one that the phases describe.
                     return Effect::Nothing;
                 }
                 phases::add_exec(&mut run.phases, asked_ms, started_ms);
@@ -258,20 +261,20 @@ impl Owner {
         Effect::Ready(ready)
     }
 
-    /// The machine ended by itself.
+    /// Records the end of a machine that ended by itself.
     pub(super) async fn ended(&mut self, record: ExitRecord) {
         tracing::info!(vm = %self.row.name, cause = ?record.cause, reason = record.reason, "the machine ended");
         let (state, reason) = outcome(&record);
         let _ = self.down(state, reason.or(self.remark())).await;
     }
 
-    /// What there is to say about the machine's end where the daemon brought it about.
+    /// Returns what a user must know about the machine's end where the daemon caused it.
     pub(super) fn remark(&self) -> Option<String> {
         self.shim.as_ref().and_then(Shim::remark)
     }
 
-    /// Ends the machine if there is one: how it ended. Where its shim does not answer its guest gets a chance to write what it
-    /// has, and the error is what there is to say about that.
+    /// Ends the machine, if there is one, and returns how it ended. Where its shim does not answer, the guest first
+    /// gets a chance to write its data; the error describes that.
     pub(super) async fn end_and_wait(&mut self) -> Result<Option<ExitRecord>, String> {
         let ended = match &self.shim {
             Some(shim) => shim.end_and_wait(stop::END_TIMEOUT).await.map(Some),
@@ -282,12 +285,12 @@ impl Owner {
         ended
     }
 
-    /// Ends the machine if there is one, whatever it was doing and whatever its guest has to write.
+    /// Ends the machine, if there is one, at once: its guest gets no time to write its data.
     pub(super) async fn end_machine(&mut self) {
         if let Some(shim) = &self.shim {
-            // One that was stopped would not hear of it.
+            // A stopped shim would not read the request.
             shim.wake();
-            // A shim that does not do it is ended by `release`, with proof of who it is.
+            // If the shim does not comply, `release` kills it, proven by pid and start time.
             if shim.end().await.is_ok() {
                 let _ = tokio::time::timeout(stop::END_TIMEOUT, shim.ended()).await;
             }
@@ -296,8 +299,8 @@ impl Owner {
         self.shim = None;
     }
 
-    /// The machine is gone: gives back what it held and says how the VM is now. What does not end of it has the VM's disk
-    /// still: then it has failed, holds its machine, and that is the error.
+    /// Gives back what the machine held and records the VM's new state. Processes that do not end still use the VM's
+    /// disk: then the VM is recorded as failed, keeps its claim on the shim, and the error says so.
     pub(super) async fn down(&mut self, state: VmState, reason: Option<String>) -> Result<(), Failure> {
         self.events = None;
         self.shim = None;
@@ -321,20 +324,20 @@ impl Owner {
         done
     }
 
-    /// There is no machine yet, and there was to be none any more.
+    /// Records that a VM without a machine is stopped, because its first start was called off.
     pub(super) async fn mark_stopped(&mut self) {
         self.row.state = VmState::Stopped;
         self.save_or_log().await;
     }
 
-    /// A failure of this VM's start with the evidence and what to do about it.
+    /// Builds the failure of a start, with the evidence and with hints.
     pub(super) fn not_ready(&self, code: Code, why: String) -> Failure {
         let name = &self.row.name;
         let failure = Failure::new(code, format!("VM {name} did not become ready")).cause(why);
         self.with_console(failure).hint(format!("`banger vm delete {name}` deletes it"))
     }
 
-    /// It runs, and that is not all that was waited for.
+    /// Builds the failure of a wait for services: the VM runs, but its services are not up.
     pub(super) fn not_booted(&self, why: String) -> Failure {
         let name = &self.row.name;
         let failure = Failure::new(Code::Timeout, format!("VM {name} runs, but its services are not up")).cause(why);
@@ -342,7 +345,7 @@ impl Owner {
             .hint(format!("`banger vm exec {name} -- CMD` works meanwhile, `banger vm stop {name}` stops it"))
     }
 
-    /// The failure with what the console said last.
+    /// Adds the last lines of the console to a failure.
     pub(super) fn with_console(&self, mut failure: Failure) -> Failure {
         let lines = console::last_lines(&self.parts.layout.vm(&self.row.id));
         if !lines.is_empty() {
@@ -352,7 +355,7 @@ impl Owner {
     }
 }
 
-/// The state a machine's end leads to, and what there is to say about it.
+/// Returns the state that follows from a machine's end, and the reason to record, if any.
 pub(super) fn outcome(record: &ExitRecord) -> (VmState, Option<String>) {
     match record.cause {
         ExitCause::Poweroff | ExitCause::Ended | ExitCause::Killed => (VmState::Stopped, None),
@@ -360,7 +363,7 @@ pub(super) fn outcome(record: &ExitRecord) -> (VmState, Option<String>) {
     }
 }
 
-/// Where published ports are.
+/// Returns the addresses at which ports are published.
 pub(super) fn published_at(opened: &[Opened]) -> Vec<Publish> {
     opened.iter().map(|opened| opened.at).collect()
 }

@@ -1,19 +1,19 @@
-//! Where the time of a start goes.
+//! Phases of a start: how long each part took.
 
 use banger_proto::{agent::event::Ready, api::vm::Phase};
 use std::time::Instant;
 
-/// Most phases a guest may report.
+/// Largest number of phases that a guest may report.
 const MAX_GUEST_PHASES: usize = 16;
-/// The phase that begins when the guest's clock does.
+/// Name of the phase that begins when the guest's clock does.
 const GUEST_BEGINS: &str = "kernel";
-/// Between a command's request and its process.
+/// Name of the phase between a command's request and its process.
 const EXEC: &str = "exec";
-/// Longest name of a guest's phase.
+/// Longest name of a guest's phase, in characters.
 const MAX_NAME: usize = 32;
 
-/// A running measurement; each phase begins where the one before it ended. Work of one kind that is done in two places
-/// is one phase, where it was first.
+/// A running measurement. Each phase begins where the one before it ended. Work of one kind that is done at two times
+/// is reported as one phase, at the place of the first.
 #[derive(Debug)]
 pub(super) struct PhaseClock {
     began: Instant,
@@ -22,7 +22,7 @@ pub(super) struct PhaseClock {
 }
 
 impl PhaseClock {
-    /// Begins now.
+    /// Starts the clock.
     pub(super) fn start() -> Self {
         Self { began: Instant::now(), last_ms: 0, phases: Vec::new() }
     }
@@ -33,13 +33,13 @@ impl PhaseClock {
         self.mark_at(name, now);
     }
 
-    /// What was measured until here.
+    /// Returns the phases measured so far.
     pub(super) fn phases(&self) -> Vec<Phase> {
         self.phases.clone()
     }
 
-    /// Ends the phases between the VMM's start and the agent's announcement, which was just received: what passed
-    /// before the guest's own clock began is the VMM's, the rest is split as the guest says.
+    /// Ends the phases between the VMM's start and the agent's announcement, which was just received. The time before
+    /// the guest's clock began belongs to the VMM; the rest is split as the guest reports it.
     pub(super) fn guest(&mut self, ready: &Ready) {
         let now = self.now_ms();
         self.guest_at(ready, now);
@@ -47,7 +47,7 @@ impl PhaseClock {
 
     fn guest_at(&mut self, ready: &Ready, now: u64) {
         let guest_ms = ready.phases.last().map_or(0, |phase| phase.ended_ms);
-        // A guest may say anything; nothing began before the VMM did or ended after now.
+        // A guest may report anything, so its phases are confined to the time between the VMM's start and now.
         let zero = now.saturating_sub(guest_ms).clamp(self.last_ms, now);
         self.mark_at("vmm", zero);
         for phase in ready.phases.iter().take(MAX_GUEST_PHASES) {
@@ -70,7 +70,7 @@ impl PhaseClock {
     }
 }
 
-/// Adds the first command's start, told in the guest's own time, to the phases of the boot it belongs to.
+/// Adds the start of the first command to the phases of its boot. Both times are in the guest's own time.
 pub(super) fn add_exec(phases: &mut Vec<Phase>, asked_ms: u64, started_ms: u64) {
     let Some(zero) = phases.iter().find(|phase| phase.name == GUEST_BEGINS).map(|phase| phase.started_ms) else {
         return;

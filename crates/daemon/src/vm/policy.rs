@@ -1,4 +1,4 @@
-//! What is legal when: a pure function of a VM's state, the step in progress, and what is asked.
+//! Policy: which command is legal when, as a pure function of a VM's state, the step in progress and the command.
 //!
 //! ```text
 //!           idle, down  idle, live   start, restart  stop         kill    set   delete
@@ -9,65 +9,76 @@
 //!  set      run         run          wait            wait         wait    wait  refuse
 //!  delete   run         needs force  cancel, run     cancel, run  wait    wait  wait
 //! ```
-//! The columns are the step in progress; a delete of what is live needs force whatever is in progress, but another delete:
-//! what goes already is nobody's to lose. "Down" is created, stopped or failed. A step that is cancelled ends in order and
-//! soon; what waited for it is then decided anew, in the state it left. A start whose agent answered leaves a machine that can be asked to power off, so that a stop of it is an
-//! orderly one; it goes on if nothing that takes the VM down comes after it, and until then another start is refused as
-//! during the step.
+//! The columns are the step in progress. "Down" is created, stopped or failed.
 //!
-//! A stop because nobody uses the VM is nobody's wish. It comes in the way of nothing: it is refused while anything else is
-//! in progress or a start was left half way; and who asks for a start while it is carried out gets one afterwards.
 //!
-//! A start ends when the VM runs. Who waits for its services then (`--wait boot`) waits beside all of this: sizes, ports
-//! and policies can be changed, another start is nothing to do, and what takes the VM down ends the wait.
+//! Deleting a live VM needs force whatever is in progress, unless another delete is: then the VM is lost already.
+//!
+//!
+//! A cancelled step ends in order and soon. Commands that waited for it are then decided again, in the state that it
+//! left.
+//!
+//!
+//! A cancelled start whose agent has answered leaves its machine, which can be asked to power off; so a stop that
+//! follows is an orderly one. The start goes on if nothing takes the VM down, and until then another start is refused
+//! as during the step.
+//!
+//!
+//! A stop of an unused VM is on behalf of no user, so it never gets in a user's way: it is refused while anything else
+//! is in progress or a start is unfinished, and a start that is requested meanwhile is carried out afterwards.
+//!
+//!
+//! A start ends when the VM runs. A client that waits for its services (`--wait boot`) does so outside of any step:
+//! sizes, ports and policies can be changed, another start has nothing to do, and whatever takes the VM down ends the
+//! wait.
 
 use banger_proto::api::vm::{KillSignal, SetVm, VmState, Wait};
 use std::time::Duration;
 
-/// Why a VM is down that nobody used.
+/// Reason of a VM that was stopped because it was unused.
 const UNUSED: &str = "nobody used it for as long as auto_stop_after says";
 
-/// What can be asked of a VM.
+/// Operation on a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
-    /// Make it run, and wait until it does.
+    /// Starts the VM and waits until it runs.
     Start {
-        /// When to answer: the step itself ends when the VM runs.
+        /// Event to wait for before the answer. The step itself ends when the VM runs.
         wait: Wait,
-        /// Whether it may also when that much memory is not free: kept with the VM once its machine is started. No step of its
-        /// own: it is asked for with a start that may be refused, and is refused with it.
+        /// Whether the VM may start when too little memory is free. Kept in the row once the machine is started; an
+        /// option of the start and not an operation of its own, so that it is refused together with the start.
         overcommit: bool,
     },
-    /// Orderly power-off, at most this long; then the VMM is killed.
+    /// Powers the VM off in order, within `grace`; then its VMM is killed.
     Stop {
-        /// Absent: what its init is used to.
+        /// Absent: the default for the guest's init.
         grace: Option<Duration>,
-        /// Who wants it.
+        /// Reason for the stop.
         cause: StopCause,
     },
-    /// Stop and start: a fresh kernel.
+    /// Stops and starts the VM, which gives it a fresh kernel.
     Restart {
         /// As for stop.
         grace: Option<Duration>,
         /// As for start.
         overcommit: bool,
     },
-    /// A signal for the VMM.
+    /// Sends a signal to the VMM.
     Kill {
-        /// Which.
+        /// The signal to send.
         signal: KillSignal,
     },
-    /// Other sizes, from the next start on.
+    /// Changes sizes, from the next start on, and the network, at once.
     Set(SetVm),
-    /// Everything goes.
+    /// Deletes the VM with all that belongs to it.
     Delete {
-        /// Also when it runs.
+        /// Whether a running VM is deleted too.
         force: bool,
     },
 }
 
 impl Op {
-    /// What it is called.
+    /// Returns the name of the operation.
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Start { .. } => "start",
@@ -80,17 +91,17 @@ impl Op {
     }
 }
 
-/// Why a VM is stopped.
+/// Reason for a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopCause {
-    /// Somebody asked for it.
+    /// A user requested it.
     Asked,
-    /// Nobody used it for as long as the configuration says.
+    /// The VM was unused for as long as the configuration allows.
     Unused,
 }
 
 impl StopCause {
-    /// What there is to say of a VM that was stopped for it, whose machine ended like this.
+    /// Returns the reason to record for a VM that was stopped, given what there is to say about its machine's end.
     pub(super) fn said(self, how: Option<String>) -> Option<String> {
         match (self, how) {
             (Self::Asked, how) => how,
@@ -100,49 +111,49 @@ impl StopCause {
     }
 }
 
-/// What to do about it.
+/// Decision about an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Run it now.
     Run,
-    /// It is so already: success.
+    /// Nothing to do: success.
     Nothing,
     /// Cancel the step in progress; decide again when it has ended.
     Cancel,
     /// Decide again when the step in progress has ended.
     Wait,
-    /// No, for this reason.
+    /// Refuse it.
     Refuse(Reason),
 }
 
-/// Why not.
+/// Reason for a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// It is on its way up.
+    /// The VM is being started.
     Starting,
-    /// It is on its way down.
+    /// The VM is being stopped.
     Stopping,
-    /// It is being deleted.
+    /// The VM is being deleted.
     Deleting,
-    /// It does not run.
+    /// The VM does not run.
     NotRunning,
-    /// It runs, and that was not forced.
+    /// The VM runs, and a delete was not forced.
     Running,
-    /// It is on its way up, or about to be, and that was not forced.
+    /// The VM is being started or about to be, and a delete was not forced.
     ComingUp,
-    /// It is on its way down, and that was not forced.
+    /// The VM is being stopped, and a delete was not forced.
     GoingDown,
-    /// Somebody wants something of it.
+    /// The VM is in use.
     InUse,
 }
 
-/// Decides about `asked`, given the state and the step in progress.
+/// Decides about `asked` in the given state, with the step `busy` in progress.
 pub(crate) fn decide(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
     use Verdict::{Nothing, Refuse, Run};
     match (busy, asked) {
         (Some(_), Op::Stop { cause: StopCause::Unused, .. }) => Refuse(Reason::InUse),
         (None, Op::Stop { cause: StopCause::Unused, .. }) if state == VmState::Starting => Refuse(Reason::InUse),
-        // A start that was left half way goes on when nothing else is to be done, and may fail then.
+        // An unfinished start goes on when there is nothing else to do. It may still fail then.
         (None, Op::Start { .. }) if state == VmState::Starting => Refuse(Reason::Starting),
         (None, Op::Start { .. }) if state.is_live() => Nothing,
         (None, Op::Stop { .. }) if !state.is_live() => Nothing,
@@ -152,21 +163,20 @@ pub(crate) fn decide(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
             Refuse(Reason::GoingDown)
         }
         (_, Op::Delete { force: false }) if state == VmState::Starting => Refuse(Reason::ComingUp),
-        // Also while it comes and goes: force is about what is lost, and a VMM is what would be.
+        // Also on the way up or down: force is about what is lost, and that would be a VMM.
         (_, Op::Delete { force: false }) if state.is_live() => Refuse(Reason::Running),
-        // The row says "stopped" until the second half of a restart has looked at the host, which may take a download.
+        // The row says "stopped" until the second half of a restart has probed the host, which may take a download.
         (Some(Op::Start { .. } | Op::Restart { .. }), Op::Delete { force: false }) => Refuse(Reason::ComingUp),
         (None, _) => Run,
         (Some(busy), asked) => decide_meanwhile(busy, asked),
     }
 }
 
-/// The step in progress is `busy`.
+/// Decides about `asked` while the step `busy` is in progress, where the state does not matter.
 fn decide_meanwhile(busy: &Op, asked: &Op) -> Verdict {
     match (busy, asked) {
         (Op::Delete { .. }, _) => Verdict::Refuse(Reason::Deleting),
-        // A set changes a wish, not a machine: the step in progress goes by the wish it began with, and a set itself
-        // takes a moment.
+        // A set changes what the next start uses, not the step in progress, and takes a moment itself.
         (_, Op::Set(_))
         | (Op::Set(_), _)
         | (Op::Stop { cause: StopCause::Unused, .. }, Op::Start { .. } | Op::Restart { .. }) => Verdict::Wait,

@@ -1,8 +1,8 @@
-//! A VM of which a starting daemon could not tell whether it runs: its files could not be read, for want of a descriptor or
-//! of a permission.
+//! Adopting a VM late: a starting daemon could not tell whether it runs, because its files could not be read for want
+//! of a descriptor or a permission.
 //!
-//! It stays what it was. Whoever wants it to end has it looked for again: one that is found is then ended like any other,
-//! and as long as nobody can tell, nothing is ended and nothing is said to be.
+//! The row then stays as it was. A command that ends the VM looks for its machine again, and a machine that is found is
+//! ended like any other. Until it can be told, the VM is neither ended nor reported as ended.
 
 use super::{
     owner::{Owner, outcome},
@@ -19,7 +19,7 @@ use banger_proto::{
     failure::{Code, Failure},
 };
 
-/// Finds the machine of a VM that is said to run and has none here; gone, it is written down as what it is.
+/// Finds the machine of a live VM that has none in this daemon. If the machine has ended, that is recorded.
 pub(super) async fn readopt(owner: &mut Owner) -> Result<(), Failure> {
     if owner.shim.is_some() || !owner.row.state.is_live() {
         return Ok(());
@@ -30,7 +30,7 @@ pub(super) async fn readopt(owner: &mut Owner) -> Result<(), Failure> {
         Ok(Adopted::Running(shim)) => {
             tracing::info!(vm = %owner.row.name, "found again");
             owner.row.reason = None;
-            // Whether there is an agent that could be asked to power off.
+            // This tells whether there is an agent that can be asked to power off.
             owner.apply(ShimMessage::Status(shim.status()));
             owner.follow(shim);
             return Ok(());

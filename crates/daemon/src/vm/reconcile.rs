@@ -1,5 +1,5 @@
-//! What a starting daemon does about the VMs of an earlier one: what runs is adopted, what ended is recorded, what is
-//! nobody's is taken away.
+//! Reconciliation at a daemon's start: running machines are adopted, ended ones are recorded, and what belongs to no VM
+//! is removed.
 
 use super::{
     VmService,
@@ -27,15 +27,15 @@ use banger_proto::{
 use futures_util::future::join_all;
 use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
-/// How long processes nobody knows may take to be gone.
+/// Time that killed processes of no known VM may take to end.
 const STRAY_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl VmService {
-    /// Brings rows and reality together, then gives every VM its task. Must be done before requests are answered.
+    /// Makes the rows agree with the host, then gives every VM its task. Must be done before requests are answered.
     pub(crate) async fn reconcile(self: &Arc<Self>) -> Result<(), Failure> {
         let rows = self.parts.store.vms().await?;
         let known: HashSet<VmId> = rows.iter().map(|row| row.id.clone()).collect();
-        // Each may take a moment to answer: together, they take one.
+        // A shim may take a moment to answer; all of them are asked at the same time.
         join_all(rows.into_iter().map(|row| async move {
             let half_made = row.state == VmState::Created && !VmFiles::work_disk(&self.parts.layout, &row.id).exists();
             if half_made || row.run.deleting {
@@ -53,8 +53,8 @@ impl VmService {
         Ok(())
     }
 
-    /// A VM whose daemon died before it had a disk (its creation was never reported), or while it was being deleted:
-    /// nothing of it stays.
+    /// Removes a VM whose daemon died before it had a disk (so its creation was never reported), or while it was being
+    /// deleted.
     async fn remove_half_made(self: &Arc<Self>, row: &VmRow) {
         tracing::info!(vm = %row.name, deleting = row.run.deleting, "only half of it is there: it is taken away");
         failpoint::hit("adopt.unwanted").await;
@@ -74,7 +74,7 @@ impl VmService {
             Ok(Adopted::Running(shim)) => {
                 let status = shim.status();
                 if row.state == VmState::Stopping {
-                    // Of an end that did not come.
+                    // The reason of a stop that did not come to its end.
                     row.reason = None;
                 }
                 row.state = adopted_state(row.state, &status);
@@ -97,7 +97,7 @@ impl VmService {
             }
             Ok(Adopted::Ended(record)) if row.state.is_live() => {
                 let (state, reason) = outcome(&record);
-                // A stop that ends a machine by force writes down why before it does.
+                // A stop that ends a machine by force records the reason before it does.
                 let forced =
                     row.reason.clone().filter(|why| row.state == VmState::Stopping && why.ends_with(stop::FORCED));
                 (state, reason.or(forced.filter(|_| record.cause == ExitCause::Ended)))
@@ -114,16 +114,16 @@ impl VmService {
                     Err(words) => (VmState::Failed, Some(words)),
                 }
             }
-            // The machine never came to be, was given back already, or its end is written down.
+            // The machine never came to be, was given back already, or its end is recorded.
             Ok(Adopted::Ended(_) | Adopted::Gone(_) | Adopted::Silent { .. }) => (row.state, row.reason.clone()),
-            // It may run, and is not to be ended by who cannot tell: whoever wants it to end has it looked for again.
+            // The machine may run, so it is not ended. A command that ends the VM looks for it again (see `readopt`).
             Err(error) => {
                 let untold = because(Code::Unavailable, "whether it runs cannot be told", &error).to_string();
                 tracing::error!(vm = %row.name, untold, "it is left alone");
                 if row.state.is_live() {
                     self.parts.network.adopt(&row);
                     failpoint::hit("adopt.networked").await;
-                    // Why a machine was to end by force stays: that is how it ends.
+                    // The reason of a stop by force stays: it is how the machine ends.
                     row.reason.get_or_insert(untold);
                     self.write(&row).await;
                 }
@@ -151,7 +151,7 @@ impl VmService {
         }
     }
 
-    /// Takes away directories that are named like a VM's and have no row: what a delete left half done.
+    /// Removes directories that are named like a VM's but have no row: the rest of an unfinished delete.
     async fn sweep(&self, strays: Strays, directory: &Path, known: &HashSet<VmId>) {
         let Ok(entries) = std::fs::read_dir(directory) else { return };
         for entry in entries.flatten() {
@@ -179,12 +179,12 @@ impl VmService {
     }
 }
 
-/// What may be left of a VM that nobody knows.
+/// Directories that may be left of an unknown VM.
 #[derive(Debug, Clone, Copy)]
 enum Strays {
-    /// Its durable directory.
+    /// State directories.
     States,
-    /// Its sockets.
+    /// Directories of sockets.
     Sockets,
 }
 
@@ -204,16 +204,16 @@ impl Strays {
     }
 }
 
-/// What a VM is whose machine was found again.
+/// Returns the state of a VM whose machine was found again.
 fn adopted_state(before: VmState, status: &ShimStatus) -> VmState {
-    // A guest that reboots runs, and may take as long for it as with a daemon that saw the beginning. A stop is not
-    // resumed: the guest may still go by itself, and then that is seen.
+    // A guest that reboots counts as running, and may take as long as it does under a daemon that saw the reboot begin.
+    // A stop is not resumed: the guest may still power off by itself, and that is then seen.
     let is_up = status.ready.is_some() || status.relaunches > 0;
-    // A start that lost its daemon goes on, also where the agent answers already: what a guest gets then may not be there.
+    // A start that lost its daemon goes on even if the agent answers: what a guest gets after that may be missing.
     if is_up && before != VmState::Starting { VmState::Running } else { VmState::Starting }
 }
 
-/// What there is to say of a machine that left no word.
+/// Returns the reason of a machine that ended without an exit record.
 pub(super) fn gone_reason() -> String {
     "its shim and its VMM are gone without a word: they were killed, or this host was restarted".to_owned()
 }

@@ -1,7 +1,7 @@
-//! Giving back what a VM holds: the one clean-up path of failed creates, of stops, of deletes and of a daemon's start.
+//! Release: gives back what a VM holds. The one clean-up path of failed creates, stops, deletes and a daemon's start.
 //!
-//! Every step runs whatever happened to the others, each may run again, and what could not be given back stays written
-//! down for the next try.
+//! Every step runs whatever happened to the others, and each may run again. What could not be given back stays recorded
+//! for the next attempt.
 
 use super::{service::Parts, sockets};
 use crate::{
@@ -16,22 +16,22 @@ use banger_proto::{
 };
 use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
 
-/// How long a killed process may take to be gone: it may have memory to give back.
+/// Time that a killed process may take to end: it may have much memory to free.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What there is to do about a machine that does not end.
+/// Hint for a machine that does not end.
 pub(super) const HELD: &str =
     "this host's kernel has not let go of its processes, as while a disk does not answer: try again later";
 
-/// How often a directory is emptied into which something is put meanwhile.
+/// Number of attempts to remove a directory into which files are put meanwhile.
 const MAX_PASSES: u32 = 8;
 
-/// Gives back what `vm` holds, as deep as asked.
+/// Gives back what `vm` holds: its machine, or everything.
 pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<(), Failure> {
     let mut errors = Vec::new();
     let store = &parts.store;
     let (state_dir, run_dir) = (parts.layout.vm(vm), parts.layout.vm_run(vm));
-    // The plan says so, which goes with the shim.
+    // Read before the plan, which names this directory, is removed with the shim.
     let machines = sockets::directory(&parts.layout, vm);
 
     let ended = end_shim(&state_dir).await;
@@ -48,7 +48,7 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     keep_error(&mut errors, remove_unfinished(&state_dir));
     failpoint::hit("release.capabilities").await;
     let mut removed = true;
-    // What does not go of another run directory is swept by a daemon there: the plan, which named it, is gone.
+    // Once the plan is gone, sockets that stay in another run directory are swept by a daemon that uses that directory.
     for dir in BTreeSet::from([machines, run_dir]) {
         removed &= keep_error(&mut errors, remove_sockets(&dir).await);
         failpoint::hit("release.sockets").await;
@@ -61,38 +61,38 @@ pub(super) async fn release(parts: &Parts, vm: &VmId, depth: Depth) -> Result<()
     }
     failpoint::hit("release.run").await;
     if depth == Depth::Everything {
-        // Who may still run is found by what lies there.
+        // These files tell who may still run, so they stay until all processes have ended.
         let removed = ended && keep_error(&mut errors, remove_flat(&state_dir));
         failpoint::hit("release.directory").await;
         let gone = removed && {
             let unclaimed = store.unclaim(vm, ResourceKind::StateDirectory, vm.as_str()).await;
             keep_error(&mut errors, unclaimed.map_err(Failure::from))
         };
-        // The row is what the next try goes by: it stays as long as anything else does.
+        // The row is the starting point of the next attempt: it stays as long as anything else does.
         failpoint::hit("release.state").await;
         if gone && errors.is_empty() {
             errors.extend(store.delete_vm(vm).await.map_err(Failure::from).err());
-            // Nobody has been told yet.
+            // The client has not been told yet.
             failpoint::hit("release.row").await;
         }
     }
     joined(errors)
 }
 
-/// Whether something of a machine of `vm` may run. Where that cannot be told it may.
+/// Whether a process of a machine of `vm` may run; `true` where that cannot be told.
 pub(super) async fn holds_machine(parts: &Parts, vm: &VmId) -> bool {
     let held = parts.store.resources(vm).await;
     held.map_or(true, |held| held.iter().any(|resource| resource.kind == ResourceKind::Shim))
 }
 
-/// Keeps a failure; whether there was none.
+/// Keeps the error of a step. Returns whether the step succeeded.
 fn keep_error(errors: &mut Vec<Failure>, result: Result<(), Failure>) -> bool {
     let good = result.is_ok();
     errors.extend(result.err());
     good
 }
 
-/// Ends what runs for the VM, and what was told to and does not yet.
+/// Ends the processes of the VM, including a shim that was started and has not yet begun to run the machine.
 async fn end_shim(state_dir: &Path) -> Result<(), Failure> {
     match revoke(state_dir, KILL_TIMEOUT).await {
         Ok(true) => Ok(()),
@@ -108,7 +108,7 @@ async fn end_shim(state_dir: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Removes what a daemon was writing when it died: files that have no name of their own yet begin with a dot.
+/// Removes files that a daemon was writing when it died: until they are complete, their names begin with a dot.
 fn remove_unfinished(directory: &Path) -> Result<(), Failure> {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_name().as_encoded_bytes().first() == Some(&b'.') {
@@ -120,14 +120,14 @@ fn remove_unfinished(directory: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Removes a VM's directory of sockets, and in it the one of its monitor's.
+/// Removes a VM's directory of sockets, and the VMM's directory in it.
 pub(super) async fn remove_sockets(directory: &Path) -> Result<(), Failure> {
     remove_flat(&directory.join(VMM_DIR))?;
     failpoint::hit("release.monitor").await;
     remove_flat(directory)
 }
 
-/// Removes a directory of plain files. A directory in it was not put there by banger, so it stays, and is an error.
+/// Removes a directory of plain files. A subdirectory was not made by banger, so it stays and is an error.
 pub(super) fn remove_flat(directory: &Path) -> Result<(), Failure> {
     let failed = |error: &io::Error| failures::io("remove", directory, error);
     for _ in 0..MAX_PASSES {
@@ -144,7 +144,7 @@ pub(super) fn remove_flat(directory: &Path) -> Result<(), Failure> {
             }
         }
         match first.map_or_else(|| fs::remove_dir(directory).or_else(unless_gone), Err) {
-            // A shim that comes too late to run anything still begins a log.
+            // A shim that comes too late to run anything still creates a log file.
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {}
             removed => return removed.map_err(|error| failed(&error)),
         }
@@ -156,7 +156,7 @@ fn unless_gone(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
-/// One failure out of many: the first, with what else went wrong below it.
+/// Joins failures into the first one, with the others as its causes.
 fn joined(errors: Vec<Failure>) -> Result<(), Failure> {
     let mut errors = errors.into_iter();
     let Some(mut first) = errors.next() else { return Ok(()) };

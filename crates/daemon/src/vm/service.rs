@@ -1,4 +1,4 @@
-//! The service as others see it: VMs by reference, and what can be asked of them.
+//! The service's interface: VMs by reference, and the operations on them.
 
 use super::{
     Op, expiry,
@@ -37,7 +37,7 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// What every VM's task works with.
+/// Everything that the VMs' tasks work with.
 pub(crate) struct Parts {
     pub(crate) layout: Layout,
     pub(crate) config: Config,
@@ -48,21 +48,21 @@ pub(crate) struct Parts {
     pub(crate) shims: Shims,
     pub(crate) probe: Probe,
     pub(crate) capabilities: Capabilities,
-    /// Whether somebody was told that guests run in software.
+    /// Whether it was reported that guests run under software emulation.
     pub(crate) said_software: AtomicBool,
 }
 
-/// Every VM's life.
+/// The service that owns every VM's life.
 pub(crate) struct VmService {
     pub(super) parts: Arc<Parts>,
     handles: Mutex<HashMap<VmId, VmHandle>>,
-    /// There is a VM the expiry has not looked at.
+    /// Notified when a VM was created that the expiry checks do not know yet.
     pub(super) new_vm: Arc<Notify>,
 }
 
 impl Drop for VmService {
     fn drop(&mut self) {
-        // Who looks after VMs has nothing left to look after.
+        // Wakes the expiry checks, so that they end.
         self.new_vm.notify_one();
     }
 }
@@ -72,12 +72,12 @@ impl VmService {
         Arc::new(Self { parts: Arc::new(parts), handles: Mutex::default(), new_vm: Arc::default() })
     }
 
-    /// Begins to look after age and idleness; goes on until the service is gone.
+    /// Starts the checks for age and idleness. They run until the service is gone.
     pub(crate) fn start_expiry(self: &Arc<Self>) {
         tokio::spawn(expiry::run(Arc::downgrade(self)));
     }
 
-    /// All VMs, oldest first; with `running` only those with a VMM, or about to have one.
+    /// Lists all VMs, oldest first; with `running` only those that have a VMM or are about to.
     pub(crate) async fn list(&self, running: bool) -> Result<Vec<Vm>, Failure> {
         let rows = self.parts.store.vms().await?;
         let shown = rows.into_iter().map(|row| (self.shown(&row), row));
@@ -85,20 +85,20 @@ impl VmService {
         Ok(wanted.map(|(state, row)| view::vm(&self.parts, row, state)).collect())
     }
 
-    /// One VM as the API shows it.
+    /// Returns one VM as the API shows it.
     pub(crate) async fn show(&self, reference: &str) -> Result<Vm, Failure> {
         let row = self.find(reference).await?;
         let state = self.shown(&row);
         Ok(view::vm(&self.parts, row, state))
     }
 
-    /// The state others see: that of a row, unless somebody's start has begun and has not written it yet.
+    /// Returns the state to show: the row's, unless a start has begun that has not written the row yet.
     fn shown(&self, row: &VmRow) -> VmState {
         let live = self.handles().get(&row.id).map(|handle| *handle.live.borrow());
         live.map_or(row.state, |live| LiveState { state: row.state, ..live }.shown())
     }
 
-    /// The VM a name, an id or a unique prefix of an id means.
+    /// Finds a VM by its name, its id or a unique prefix of its id.
     pub(crate) async fn find(&self, reference: &str) -> Result<VmRow, Failure> {
         let store = &self.parts.store;
         if let Ok(name) = reference.parse::<VmName>()
@@ -117,7 +117,7 @@ impl VmService {
         }
     }
 
-    /// Asks a VM for something and waits until it is done.
+    /// Sends an operation to a VM's task and waits for its result.
     pub(crate) async fn ask(&self, id: &VmId, op: Op, operation: &Operation) -> Result<(), Failure> {
         let handle = self.handles().get(id).cloned();
         let gone = || no_vm(id.as_str());
@@ -126,22 +126,22 @@ impl VmService {
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    /// Asks for something and returns the VM as it is afterwards.
+    /// Carries out an operation and returns the VM as it is afterwards.
     pub(crate) async fn change(&self, reference: &str, op: Op, operation: &Operation) -> Result<Vm, Failure> {
         let id = self.find(reference).await?.id;
         self.ask(&id, op, operation).await?;
         self.show(id.as_str()).await
     }
 
-    /// Writes down the repository that was brought into a VM.
+    /// Records the repository that was imported into a VM.
     pub(crate) async fn record_workspace(&self, reference: &str, said: RecordWorkspace) -> Result<Workspace, Failure> {
         let workspace = self.parts.workspaces.record(said)?;
         let id = self.find(reference).await?.id;
         if self.parts.store.set_workspace(&id, &workspace).await? { Ok(workspace) } else { Err(no_vm(reference)) }
     }
 
-    /// Deletes a VM. One that is gone when its turn comes, by somebody else's deletion or because its creation was taken back,
-    /// is deleted: that is what was wanted.
+    /// Deletes a VM. It is a success as well if the VM is gone when the command is read, because another deletion was
+    /// faster or its creation was undone.
     pub(crate) async fn delete(&self, id: &VmId, force: bool, operation: &Operation) -> Result<(), Failure> {
         match self.ask(id, Op::Delete { force }, operation).await {
             Err(failure) if failure.code == Code::NotFound && self.parts.store.vm(id).await?.is_none() => Ok(()),
@@ -149,25 +149,26 @@ impl VmService {
         }
     }
 
-    /// Tells when this VM changes.
+    /// Subscribes to the VM's state.
     pub(crate) fn watch_state(&self, id: &VmId) -> StateWatch {
         StateWatch::of(self.handles().get(id).map(|handle| handle.live.clone()))
     }
 
-    /// Gives a VM its task. `shim` is its running machine, if it has one; one that has not answered yet is waited for.
+    /// Starts the task of a VM. `shim` is its running machine, if any; the task waits for an agent that is not ready
+    /// yet.
     pub(super) fn adopt(self: &Arc<Self>, row: VmRow, shim: Option<Shim>) {
         let mailbox = ReservedMailbox::new(self, &row.id, LiveState::of(row.state, false));
         self.enroll(mailbox, Owner::new(self.parts.clone(), row, shim), None);
     }
 
-    /// Gives a VM that was just made its task.
+    /// Starts the task of a VM that was just created.
     pub(super) fn adopt_new(self: &Arc<Self>, row: VmRow, mailbox: ReservedMailbox) {
         self.enroll(mailbox, Owner::new(self.parts.clone(), row, None), None);
         self.new_vm.notify_one();
     }
 
-    /// The same, and has it started before anything else that was asked of it. `clock` has run since the VM was asked
-    /// for.
+    /// Does the same and starts the VM before any command that waits in its mailbox. `clock` has run since the creation
+    /// was requested.
     pub(super) async fn adopt_and_start(
         self: &Arc<Self>,
         row: VmRow,
@@ -192,8 +193,8 @@ impl VmService {
         owner.publish_to(live);
         let service = Arc::downgrade(self);
         tokio::spawn(async move {
-            // Where a panic does not end the process by itself, as it does in a release, this one would leave a VM that runs
-            // and that nobody answers for. VMs go on, and the next daemon finds out about all of them.
+            // In a release build a panic aborts the process. Elsewhere, a panic here would leave a running VM that
+            // nobody answers for; so it aborts too. VMs go on, and the next daemon adopts them all.
             if AssertUnwindSafe(task::run(owner, commands, first)).catch_unwind().await.is_err() {
                 std::process::abort();
             }
@@ -203,7 +204,7 @@ impl VmService {
         });
     }
 
-    /// A VM with nobody to do what is asked of it: whoever asks waits, until the result is dropped.
+    /// Registers a VM whose task does nothing: commands wait until the returned mailbox is dropped.
     #[cfg(test)]
     pub(super) fn enroll_idler(self: &Arc<Self>, row: &VmRow) -> tokio::sync::mpsc::Receiver<Command> {
         ReservedMailbox::new(self, &row.id, LiveState::of(row.state, false)).take().0
@@ -215,12 +216,12 @@ impl VmService {
 }
 
 impl Parts {
-    /// The monitor that is wanted, of a VM that says this.
+    /// Returns the VMM that is wanted for a VM with this choice of its own.
     pub(super) fn wanted(&self, asked: Option<VmmChoice>) -> VmmChoice {
         asked.unwrap_or(self.config.vmm.value)
     }
 
-    /// What the machine of a VM that says this would run on now.
+    /// Returns the VMM and accelerator that a VM with this choice would get now.
     pub(super) async fn choose(&self, asked: Option<VmmChoice>) -> Result<(Choice, Option<u32>), Failure> {
         let facts = crate::vmm::host::HostFacts::probe(&self.probe)
             .await
@@ -230,7 +231,7 @@ impl Parts {
     }
 }
 
-/// There is no such VM.
+/// Builds the failure for an unknown VM.
 pub(super) fn no_vm(reference: &str) -> Failure {
     let shown: String = reference.chars().take(80).collect();
     Failure::new(Code::NotFound, format!("no VM {shown:?}")).hint("`banger vm list` shows the VMs there are")

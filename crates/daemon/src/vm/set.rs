@@ -1,7 +1,7 @@
-//! What a VM that exists is to be: its sizes, given at its next start, and its network, changed at once.
+//! Changing a VM: its sizes, which apply at its next start, and its network, which changes at once.
 //!
-//! A request is kept as a whole or not at all: everything is checked before anything is written, and what fails to take
-//! effect is taken back with the rest. A policy whose way back fails too stays, and whoever asked is told.
+//! A request takes effect as a whole or not at all: everything is checked before anything is written, and a part that
+//! fails is undone with the rest. If undoing a policy fails too, the new policy stays, and the client is told.
 
 pub(super) mod network;
 
@@ -14,7 +14,7 @@ use banger_proto::{
 };
 use std::fs;
 
-/// Writes down what the VM is to be, and makes a machine that runs agree.
+/// Records the change and applies it to a running machine.
 pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm) -> Result<(), Failure> {
     if wanted == SetVm::default() {
         return Err(Failure::new(Code::Invalid, "nothing was said to be set"));
@@ -26,7 +26,7 @@ pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm)
     after.network = change.after.clone();
     owner.row.spec = after;
     let done = match owner.save().await {
-        // Written down first.
+        // The row is written before the machine is changed.
         Ok(()) => change.take_effect(owner).await,
         unwritten => unwritten,
     };
@@ -48,8 +48,8 @@ pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm)
     Ok(())
 }
 
-/// With the sizes that are wanted, if a VM that is to have those of `before`, and has a work disk of that size so far, may
-/// have them.
+/// Returns the spec with the requested sizes, if a VM with the spec `before` and a work disk of the given size may have
+/// them.
 fn resized(before: &VmSpec, wanted: &SetVm, disk: Option<ByteSize>) -> Result<VmSpec, Failure> {
     let mut after = before.clone();
     after.vcpu = wanted.vcpu.unwrap_or(after.vcpu);
@@ -65,7 +65,7 @@ fn resized(before: &VmSpec, wanted: &SetVm, disk: Option<ByteSize>) -> Result<Vm
         after.sources.insert(name.to_owned(), Source::Flag.to_string());
     }
     spec::check(after.sizes())?;
-    // A wish that no start has made true yet can be taken back.
+    // A requested growth that no start has carried out yet can be taken back.
     let now = disk.map_or(before.disk_size, |disk| disk.min(before.disk_size));
     if after.disk_size < now {
         return Err(Failure::new(Code::Invalid, format!("a work disk only grows: this one has {now}"))

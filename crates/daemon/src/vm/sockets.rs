@@ -1,5 +1,5 @@
-//! Where the sockets of a VM's machine are: below the run directory of the daemon that started it. A later one may have
-//! another, which its environment names: that of a login is not that of `su` or of cron.
+//! Location of the sockets of a VM's machine: below the run directory of the daemon that started it. A later daemon may
+//! have another run directory, because its environment names it: a login's differs from that of `su` or of cron.
 
 use crate::{private_dir::is_ours_alone, record, shim::control::PLAN_FILE};
 use banger_proto::{layout::Layout, name::VmId};
@@ -7,13 +7,13 @@ use rustix::process::geteuid;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// What of a launch plan matters here: whichever version wrote it.
+/// The part of a launch plan, of any version, that is needed here.
 #[derive(Deserialize)]
 struct Planned {
     run_dir: PathBuf,
 }
 
-/// The directory they are in.
+/// Returns the directory of the sockets.
 pub(super) fn directory(layout: &Layout, vm: &VmId) -> PathBuf {
     match record::read(&layout.vm(vm), PLAN_FILE) {
         Ok(Some(Planned { run_dir })) if is_closed(&run_dir) => run_dir,
@@ -21,8 +21,8 @@ pub(super) fn directory(layout: &Layout, vm: &VmId) -> PathBuf {
     }
 }
 
-/// Whether it is as a daemon makes it: its own, that of all VMs' and the run directory are this user's alone. In a directory
-/// of everybody's it may have been taken away since, and be another's.
+/// Whether the directory is still as a daemon made it: it, the directory of all VMs and the run directory belong to
+/// this user alone. In a directory that everybody may write to it could have been replaced by another user's.
 fn is_closed(vm_run: &Path) -> bool {
     let fallback = Layout::fallback_run(geteuid().as_raw());
     let above = vm_run.ancestors().skip(3).filter(|above| above.starts_with(&fallback));

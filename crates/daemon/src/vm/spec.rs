@@ -1,4 +1,4 @@
-//! From what was asked to what a VM is: every value resolved and checked before anything is created.
+//! Resolves a creation request into sizes. Everything is checked before anything is created.
 
 use crate::{
     config::{Config, Source, Sourced},
@@ -12,7 +12,7 @@ use banger_proto::{
 };
 use std::collections::BTreeMap;
 
-/// The sizes of a VM and the rules that gave them.
+/// Sizes of a VM and the rules that gave them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) vcpu: u32,
@@ -22,7 +22,7 @@ pub(super) struct Shape {
     pub(super) sources: BTreeMap<String, String>,
 }
 
-/// Resolves and checks the sizes a request asks for.
+/// Resolves and checks the sizes of a request.
 pub(super) fn shape(request: &CreateVm, config: &Config) -> Result<Shape, Failure> {
     let vcpu = config.vcpu.clone().unless(request.vcpu);
     let memory = config.memory.clone().unless(request.memory);
@@ -37,7 +37,7 @@ pub(super) fn shape(request: &CreateVm, config: &Config) -> Result<Shape, Failur
     Ok(Shape { vcpu: vcpu.value, memory: memory.value, disk_size: disk_size.value, init: init.value, sources })
 }
 
-/// Refuses sizes no VM can have.
+/// Refuses sizes that no VM can have.
 pub(super) fn check(sizes: Sizes) -> Result<(), Failure> {
     let Sizes { vcpu, memory, disk_size } = sizes;
     if !(1..=MAX_VCPU).contains(&vcpu) {
@@ -54,7 +54,7 @@ pub(super) fn check(sizes: Sizes) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The rule as `vm show` says it: a configuration file is `config` there.
+/// Returns the rule as `vm show` prints it: a configuration file is `config` there.
 fn said(source: Source) -> String {
     match source {
         Source::File => "config".to_owned(),
@@ -74,7 +74,7 @@ fn invalid(message: String) -> Failure {
     Failure::new(Code::Invalid, message)
 }
 
-/// What was asked, or the default.
+/// Returns the requested value, or else the default.
 pub(super) fn chosen<T: Clone>(asked: Option<&T>, default: &Sourced<T>) -> T {
     asked.unwrap_or(&default.value).clone()
 }

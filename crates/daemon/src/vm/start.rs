@@ -1,7 +1,7 @@
-//! Starting a VM: everything it needs first, then the machine, then its agent.
+//! Starting a VM: first everything that it needs, then the machine, then its agent.
 //!
-//! Until the shim is asked for, a failure leaves the VM in the state it was in. Afterwards there is a console to read,
-//! so a VM that did not become ready is `failed` and says why.
+//! Until a shim is launched, a failure leaves the VM in its earlier state. Afterwards there is a console to read, so a
+//! VM that did not become ready is `failed` and says why.
 
 use super::{
     VmService,
@@ -34,7 +34,7 @@ use banger_proto::{
 };
 use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, sync::atomic::Ordering};
 
-/// How a VM was before its start.
+/// The parts of a VM's row as they were before its start.
 struct Previous {
     state: VmState,
     reason: Option<String>,
@@ -48,7 +48,7 @@ impl Previous {
     }
 }
 
-/// Looks whether a VM could start now, before anything of it is touched; pulls what can be pulled.
+/// Checks whether a VM could start now, before anything of it is touched. Pulls what is missing.
 pub(super) async fn preflight(
     parts: &Parts,
     spec: &VmSpec,
@@ -58,15 +58,15 @@ pub(super) async fn preflight(
     preflight_with(parts, spec, ByteSize(0), attempt, operation).await
 }
 
-/// The same for one that runs, before it is taken down to be started again. Not all can be seen from there: that a kernel
-/// does not go with the monitor shows when everything is put together.
+/// Does the same for a running VM that is to be restarted, before it is taken down. Not everything shows from there:
+/// whether the kernel suits the VMM is checked when the plan is complete.
 pub(super) async fn preflight_again(owner: &Owner, operation: &Operation, overcommit: bool) -> Result<(), Failure> {
     let (parts, row) = (&owner.parts, &owner.row);
-    // Rules that the configuration made too many would refuse its start.
+    // A start would refuse rules that have become too many because the configuration has new ones.
     network::check(&row.spec.network, &parts.config.network())?;
     parts.choose(row.spec.vmm).await?;
     let mut spec = overcommitted(&row.spec, overcommit);
-    // What it has itself will be free.
+    // The ports that the VM itself publishes will be free.
     spec.network.publish.retain(|publish| !row.run.published.iter().any(|own| own.host == publish.host));
     let back = ByteSize(VmService::resident(row).unwrap_or(0));
     let attempt = Attempt::Restart(&row.name);
@@ -87,7 +87,7 @@ async fn preflight_with(
     Ok(())
 }
 
-/// What a VM is to be that is started, with this wish.
+/// Returns the spec of a VM for a start with this option.
 fn overcommitted(spec: &VmSpec, overcommit: bool) -> VmSpec {
     VmSpec { overcommit: spec.overcommit || overcommit, ..spec.clone() }
 }
@@ -95,7 +95,7 @@ fn overcommitted(spec: &VmSpec, overcommit: bool) -> VmSpec {
 /// Starts the VM and waits until it is ready.
 pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: bool) -> Result<(), Failure> {
     end_predecessor(owner).await.map_err(|failure| operation.blame(failure))?;
-    // The clock of a VM that is being made began with its creation; one that cannot start is not kept.
+    // A phase clock means that the VM is being created; a new VM that cannot start is not kept.
     let (made, row) = (owner.clock.take(), &owner.row);
     let attempt = if made.is_some() { Attempt::Sizes } else { Attempt::Start(&row.name) };
     let mut clock = made.unwrap_or_else(PhaseClock::start);
@@ -126,7 +126,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: 
     failpoint::hit("start.planned").await;
     operation.begin(format!("starting {}", plan.vmm));
     let launched = tokio::select! {
-        // Giving this up ends what was started.
+        // Dropping the launch ends what was started.
         launched = owner.parts.shims.launch(&plan) => launched.map_err(Failure::from),
         () = operation.cancel().cancelled() => Err(operation.blame(failures::cancelled("the start"))),
     };
@@ -141,7 +141,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: 
     finish(owner, Some(before), operation, clock).await
 }
 
-/// Ends what is left of the machine before, which has the VM's disk: nothing is started beside it.
+/// Ends what is left of an earlier machine. It may still use the VM's disk, so nothing is started beside it.
 async fn end_predecessor(owner: &Owner) -> Result<(), Failure> {
     let (parts, VmRow { id, name, .. }) = (&owner.parts, &owner.row);
     if !holds_machine(parts, id).await {
@@ -159,7 +159,7 @@ async fn end_predecessor(owner: &Owner) -> Result<(), Failure> {
     .hint(HELD))
 }
 
-/// Goes on with a start that an earlier daemon began, or that its client has left behind.
+/// Resumes a start that an earlier daemon began, or whose client left after the agent had answered.
 pub(super) async fn resume(owner: &mut Owner, operation: &Operation) -> Result<(), Failure> {
     owner.resubscribe();
     finish(owner, None, operation, PhaseClock::start()).await
@@ -180,18 +180,19 @@ async fn finish(
     owner.record_phases(clock.phases());
     let followed = tokio::select! {
         followed = after_start(owner, &ready) => followed,
-        // Left on its way up, with an agent that answers: a stop of it is an orderly one, and a kill need not wait for a
-        // guest that is silent. If nothing else is wanted of it the start goes on.
+        // The machine stays as it is, with an agent that answers: so a stop that follows is an orderly one, and a kill
+        // need not wait for a silent guest. If no other step follows, the start goes on.
         () = operation.cancel().cancelled() => {
             let what = format!("the start of VM {} was cut short; its agent answers already", owner.row.name);
             return Err(operation.cut_short(&what));
         }
     };
     if let Err(failure) = followed {
-        // What does not take what it gets is asked to power off: its services may have begun to write.
+        // A guest that does not accept what it gets is asked to power off, because its services may have begun to
+        // write.
         tokio::select! {
             _ = stop::power_off(owner, operation, None) => {}
-            // Left to what is wanted of it instead, as above; a client that leaves is no reason to have it go on.
+            // The step that was requested instead decides, as above. A client that leaves does not cut this short.
             () = operation.preempted() => return Err(failure),
         }
         return Err(fail(owner, failure).await);
@@ -203,7 +204,7 @@ async fn finish(
     Ok(())
 }
 
-/// What a guest gets once its agent answers.
+/// Completes a start once the agent answers: what the guest gets then.
 async fn after_start(owner: &Owner, ready: &Ready) -> Result<(), Failure> {
     settle(&owner.parts, &owner.row.id).await?;
     failpoint::hit("start.settled").await;
@@ -214,7 +215,7 @@ async fn after_start(owner: &Owner, ready: &Ready) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits for the rest of [`take_durable`].
+/// Waits for what [`take_durable`] left running.
 pub(super) async fn settle(parts: &Parts, vm: &VmId) -> Result<(), Failure> {
     for capability in parts.capabilities.iter() {
         capability.settle(vm).await?;
@@ -222,8 +223,8 @@ pub(super) async fn settle(parts: &Parts, vm: &VmId) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes down what was started. A start whose client left leaves the VM as it was, one that something else was wanted
-/// in place of a stopped VM, any other a failed one.
+/// Takes down what was started. If the client left, the VM is again as it was before; if another step was requested
+/// instead, it is stopped; otherwise it is failed.
 async fn give_up(owner: &mut Owner, before: Option<Previous>, operation: &Operation, failure: Failure) -> Failure {
     if !operation.cancel().is_cancelled() {
         return fail(owner, failure).await;
@@ -237,14 +238,14 @@ async fn give_up(owner: &mut Owner, before: Option<Previous>, operation: &Operat
     failure
 }
 
-/// Gives back what a start took that leaves the VM as it was.
+/// Gives back what a start took, and records the VM as it was before.
 async fn restore_and_down(owner: &mut Owner, Previous { state, reason, run, overcommit }: Previous) {
     owner.row.run = run;
     owner.row.spec.overcommit = overcommit;
     let _ = owner.down(state, reason).await;
 }
 
-/// Takes down what was started and is no good.
+/// Takes down a machine that did not become ready, and records the VM as failed.
 async fn fail(owner: &mut Owner, failure: Failure) -> Failure {
     let first = sanitized(failure.causes.first().unwrap_or(&failure.message));
     let reason = match owner.end_and_wait().await {
@@ -256,7 +257,7 @@ async fn fail(owner: &mut Owner, failure: Failure) -> Failure {
     failure
 }
 
-/// Takes what a machine needs, in the order of the capabilities, and renders the plan.
+/// Takes what a machine needs, in the order of the capabilities, and builds the launch plan.
 async fn prepare(
     owner: &mut Owner,
     choice: &Choice,
@@ -314,12 +315,12 @@ async fn prepare(
     Ok(plan)
 }
 
-/// Makes one of the VM's directories (0700) if it is not there.
+/// Makes one of the VM's directories (mode 0700) if it is missing.
 pub(super) fn make_directory(path: &Path) -> Result<(), Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| failures::io("create", path, &error))
 }
 
-/// The line every start begins with, and, once per daemon, why guests are slow here.
+/// Reports sizes and VMM, as every start does, and once per daemon why guests are slow here.
 fn announce_start(owner: &Owner, choice: &Choice, operation: &Operation) {
     let spec = &owner.row.spec;
     operation.notice(format!(
@@ -335,7 +336,7 @@ fn announce_start(owner: &Owner, choice: &Choice, operation: &Operation) {
     }
 }
 
-/// Which ports of the host were taken, where any that is free was asked for.
+/// Reports the host's ports that were chosen for requests of any free port.
 fn announce_ports(owner: &Owner, operation: &Operation) {
     let opened = owner.shim.as_ref().map(|shim| shim.status().published).unwrap_or_default();
     for open in opened.iter().filter(|open| open.asked.host.port() == 0) {
@@ -351,7 +352,7 @@ fn with_hints(owner: &Owner, failure: Failure) -> Failure {
         .hint(format!("`banger vm delete {name}` deletes it"))
 }
 
-/// Used by `create` too: what a VM holds for its whole life.
+/// Takes what a VM holds for its whole life. Used by `create` as well.
 pub(super) async fn take_durable(parts: &Parts, vm: &VmRow, operation: &Operation) -> Result<(), Failure> {
     parts.store.claim(&vm.id, ResourceKind::StateDirectory, vm.id.as_str()).await?;
     failpoint::hit("create.claimed").await;

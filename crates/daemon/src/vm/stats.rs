@@ -1,4 +1,4 @@
-//! What a VM costs: its VMM's process, its disk, and what the guest says of itself.
+//! Statistics of a VM: its VMM's process, its disk, and what the guest reports itself.
 
 use super::{Agent, VmService, view};
 use crate::{clock, process::ProcessIdentity, store::VmRow};
@@ -11,7 +11,7 @@ use banger_proto::{
 };
 
 impl VmService {
-    /// The VM's resources. Its guest may be unable to say its part.
+    /// Returns the VM's resource usage. The guest's part may be missing.
     pub(crate) async fn stats(&self, reference: &str) -> Result<VmStats, Failure> {
         let row = self.find(reference).await?;
         let usage = row.run.vmm_process.as_ref().and_then(ProcessIdentity::usage);
@@ -28,14 +28,15 @@ impl VmService {
         Ok(VmStats { vmm_cpu_ms, vmm_rss, disk_used, guest, guest_failure })
     }
 
-    /// Listening sockets in the guest with where they are published, and published ports nobody listens on.
+    /// Returns the listening sockets in the guest with their published addresses, and published ports nobody listens
+    /// on.
     pub(crate) async fn ports(&self, reference: &str) -> Result<Vec<VmPort>, Failure> {
         let row = self.find(reference).await?;
         let listening = self.agent_of(&row)?.ports().await?;
         Ok(endpoints(listening, &row.run.published))
     }
 
-    /// What a VM may reach, and what it tried in vain.
+    /// Returns what a VM may reach, and the packets that were denied.
     pub(crate) async fn egress(&self, reference: &str) -> Result<Egress, Failure> {
         let row = self.find(reference).await?;
         let network = &self.parts.network;
@@ -59,12 +60,12 @@ impl VmService {
         })
     }
 
-    /// Where the VM's agent can be dialled, when it answers. Unless it is only for a `look`, the VM counts as used.
+    /// Returns where the VM's agent can be dialled, once it answers. Counts as a use of the VM unless `look` is set.
     pub(crate) async fn guest(&self, reference: &str, look: bool) -> Result<GuestEndpoint, Failure> {
         let row = self.find(reference).await?;
         let socket = self.agent_of(&row)?.socket();
         if !look {
-            // Whoever wants to get in does not wait for it to be written down.
+            // A client that connects does not wait until its use is recorded.
             let (store, id, at) = (self.parts.store.clone(), row.id.clone(), clock::now());
             tokio::spawn(async move {
                 if let Err(error) = store.used_vm(&id, at).await {
@@ -84,12 +85,12 @@ impl VmService {
         })
     }
 
-    /// CPU time of the VMM in milliseconds, when it has a process.
+    /// Returns the CPU time of the VMM in milliseconds, if it has a process.
     pub(super) fn cpu_ms(row: &VmRow) -> Option<u64> {
         row.run.vmm_process.as_ref().and_then(ProcessIdentity::usage).map(|usage| usage.cpu_ms)
     }
 
-    /// Resident bytes of the VMM, when it has a process.
+    /// Returns the resident bytes of the VMM, if it has a process.
     pub(super) fn resident(row: &VmRow) -> Option<u64> {
         row.run.vmm_process.as_ref().and_then(ProcessIdentity::usage).map(|usage| usage.resident)
     }
@@ -135,7 +136,7 @@ fn endpoints(listening: Vec<Port>, published: &[Publish]) -> Vec<VmPort> {
     listening.chain(silent).collect()
 }
 
-/// A protocol as people call it.
+/// Returns the common name of an IP protocol number.
 fn protocol(number: u8) -> String {
     match number {
         1 => "icmp".to_owned(),

@@ -1,4 +1,4 @@
-//! Taking a VM down: in order when it can answer, by force when it cannot or does not.
+//! Taking a VM down: in order if the guest can be asked, by force if it cannot or does not comply.
 
 use super::{
     agent::Agent,
@@ -24,22 +24,22 @@ use banger_proto::{
 use std::{io, time::Duration};
 use tokio::time::{Instant, timeout};
 
-/// What a reason ends with that was written down before the machine's end.
+/// Suffix of a reason that was recorded before the machine was ended by force.
 pub(super) const FORCED: &str = ": its machine was ended by force";
-/// How long the machine may take to be gone once its end was asked for.
+/// Time that the machine may take to end after it was told to.
 pub(super) const END_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a guest may take to write its data to the disk before it powers off.
+/// Time that a guest may take to write its data to the disk before it powers off.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
-/// Grace of a guest whose image has an init: its services stop one after the other.
+/// Default grace for a guest whose image has an init: its services stop one after the other.
 const IMAGE_GRACE: Duration = Duration::from_secs(10);
-/// Grace of a guest whose agent is its init.
+/// Default grace for a guest whose agent is its init.
 const AGENT_GRACE: Duration = Duration::from_secs(2);
-/// Longest part of a grace that is kept for the end itself.
+/// Largest part of a grace that is reserved for the end itself.
 const END_OF_GRACE: Duration = Duration::from_secs(5);
-/// How long a VMM may take to die of a signal.
+/// Time that a VMM may take to die of a signal.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Orderly power-off, at most `grace` long; then the VMM is killed.
+/// Powers the VM off in order, within `grace`; then the VMM is killed.
 pub(super) async fn stop(
     owner: &mut Owner,
     operation: &Operation,
@@ -66,15 +66,15 @@ pub(super) async fn stop(
         Ok(record) => outcome(&record).1.or(owner.remark()),
         Err(why) => end_by_force(owner, operation, &why).await,
     };
-    // The same point after an orderly end and after one by force: on a busy host it is chance which of them a stop takes.
+    // One failpoint after an orderly and a forced end alike: on a busy host it is chance which of them a stop takes.
     failpoint::hit("stop.ended").await;
     owner.down(VmState::Stopped, cause.said(reason)).await
 }
 
-/// Ends a machine that does not end in order, because of `why`; what there is to say of it from then on.
+/// Ends a machine by force, because of `why`. Returns the reason to record for it.
 async fn end_by_force(owner: &mut Owner, operation: &Operation, why: &str) -> Option<String> {
     let forced = Some(format!("{}{FORCED}", sanitized(why)));
-    // Written down before it is so: a daemon that comes after this one could not tell it from any other end.
+    // Recorded first: a later daemon could not tell this end from any other.
     owner.row.reason.clone_from(&forced);
     owner.save_or_log().await;
     failpoint::hit("stop.forced").await;
@@ -88,8 +88,8 @@ async fn end_by_force(owner: &mut Owner, operation: &Operation, why: &str) -> Op
     }
 }
 
-/// Has the guest write its data to its disk and power off: how it ended, or why it did not. A shim or a VMM that somebody
-/// stops goes on meanwhile: otherwise nothing would be heard of it.
+/// Has the guest write its data to its disk and power off. Returns how it ended, or why it did not. A shim or a VMM
+/// that somebody stops meanwhile is woken: otherwise nothing more would be heard of it.
 pub(super) async fn power_off(
     owner: &Owner,
     operation: &Operation,
@@ -122,11 +122,11 @@ async fn power_off_guest(
         asked = agent.shutdown(&body, SYNC_TIMEOUT, |absent| {
             operation.notice(format!("{absent}; it is asked again for up to {} s", SYNC_TIMEOUT.as_secs()));
         }) => asked,
-        // It may go down before its agent's answer is read.
+        // The guest may power off before its agent's answer is read.
         record = shim.ended() => return Ok(record),
     };
     match asked {
-        // An older agent says that its guest is on its way down already: that may have things to write yet.
+        // An older agent refuses because its guest is already powering off; the guest may still have data to write.
         Err(failure) if failure.code != Code::Conflict => {
             let why = if failure.code == Code::Timeout && began.elapsed() >= SYNC_TIMEOUT {
                 format!("the guest did not write its data to its disk within {} s", SYNC_TIMEOUT.as_secs())
@@ -147,7 +147,7 @@ async fn power_off_guest(
     })
 }
 
-/// The grace of a guest for which none was asked. One whose init is not known yet may have services.
+/// Returns the grace of a guest for which none was requested. A guest whose init is unknown may have services.
 fn default_grace(init: Option<Init>) -> Duration {
     match init {
         Some(Init::Agent) => AGENT_GRACE,
@@ -155,8 +155,8 @@ fn default_grace(init: Option<Init>) -> Duration {
     }
 }
 
-/// What of a grace the guest gets. An agent that is the init ends by force what does not heed TERM, a shell for one, and
-/// brings the disk to order afterwards: that, too, is to be over when the grace is.
+/// Returns the guest's part of a grace. An agent that is the init kills what ignores SIGTERM, such as a shell, and then
+/// syncs and unmounts the disk; that must be done within the grace as well.
 fn guest_grace(grace: Duration, init: Option<Init>) -> Duration {
     match init {
         Some(Init::Agent) => grace.saturating_sub((grace / 4).min(END_OF_GRACE)),
@@ -164,8 +164,8 @@ fn guest_grace(grace: Duration, init: Option<Init>) -> Duration {
     }
 }
 
-/// A signal for the VMM. One that lives on is left as it is, and that is a failure. Who was stopped goes on: a shim that
-/// passes it on, and a VMM that is to heed it.
+/// Sends a signal to the VMM. It is an error if the VMM still runs afterwards, and it is then left alone. A stopped
+/// shim or VMM is woken first, so that it handles the signal.
 pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Failure> {
     readopt(owner).await?;
     let Some(shim) = owner.shim.clone() else { return Ok(()) };
@@ -173,7 +173,7 @@ pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Fa
     let sent = send(&shim, signal).await;
     failpoint::hit("kill.sent").await;
     match (timeout(SIGNAL_TIMEOUT, shim.ended()).await, sent) {
-        // It may have been faster. That it runs no more is what a kill is for; how it ended is its own.
+        // The machine may have ended before the signal came. The kill has succeeded, and the end is recorded as it was.
         (Ok(record), _) => {
             owner.ended(record).await;
             Ok(())
@@ -187,7 +187,7 @@ pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Fa
     }
 }
 
-/// Has the shim pass it on. For the last of all signals it need not be waited for that its turn comes.
+/// Has the shim send the signal. SIGKILL is not waited for longer than the timeout.
 async fn send(shim: &Shim, signal: KillSignal) -> Result<(), ShimError> {
     let sent = shim.signal(signal);
     if signal != KillSignal::Kill {
@@ -196,12 +196,12 @@ async fn send(shim: &Shim, signal: KillSignal) -> Result<(), ShimError> {
     timeout(SIGNAL_TIMEOUT, sent).await.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
-/// Ends a machine whose shim does not pass SIGKILL on, and the shim.
+/// Kills the VMM of a shim that does not pass SIGKILL on, and the shim.
 async fn kill_both(owner: &mut Owner, shim: &Shim) -> Result<(), Failure> {
     if !shim.kill_vmm(SIGNAL_TIMEOUT).await {
         return Err(still_runs(owner, KillSignal::Kill).hint(HELD));
     }
-    // It may have been slow, and have the machine's end to write down.
+    // The shim may only be slow, and still record the machine's end.
     if let Ok(record) = timeout(SIGNAL_TIMEOUT, shim.ended()).await {
         owner.ended(record).await;
         return Ok(());

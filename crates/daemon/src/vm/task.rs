@@ -1,6 +1,6 @@
-//! The task that owns one VM: one step at a time, a mailbox that is read meanwhile.
+//! The task that owns one VM: it carries out one step at a time and reads its mailbox meanwhile.
 //!
-//! It carries out what [`policy`](super::policy) decides and decides nothing itself.
+//! The task carries out what [`policy`](super::policy) decides and decides nothing itself.
 
 use super::{
     Op,
@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-/// Something asked of a VM.
+/// A command in a VM's mailbox: an operation, its request and where the result goes.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) op: Op,
@@ -33,19 +33,20 @@ pub(super) struct Command {
 }
 
 impl Command {
-    /// With where its answer comes.
+    /// Returns the command and the receiver of its result.
     pub(super) fn new(op: Op, operation: &Operation) -> (Self, oneshot::Receiver<Result<(), Failure>>) {
         let (reply, answer) = oneshot::channel();
         (Self { op, operation: operation.clone(), reply }, answer)
     }
 
     pub(super) fn answer(self, result: Result<(), Failure>) {
-        // Who asked may be gone.
+        // The client may be gone.
         let _ = self.reply.send(result);
     }
 
-    /// What stops the step: whoever asked going away stops a start, which gives its resources back unless its agent has
-    /// answered. What takes a VM down goes on without its client: half of it is worse than all of it.
+    /// Returns the token that cancels the step. A client that leaves cancels a start, which gives its resources back
+    /// unless its agent has answered. A step that takes a VM down goes on without its client: half of it is worse than
+    /// all of it.
     fn cancel(&self) -> CancellationToken {
         match self.op {
             Op::Start { .. } | Op::Restart { .. } => self.operation.cancel().child_token(),
@@ -54,7 +55,7 @@ impl Command {
     }
 }
 
-/// Runs until the VM is deleted or the daemon ends. `first` comes before what waits at the door already.
+/// Runs until the VM is deleted or the daemon ends. `first` is carried out before the commands that already wait.
 pub(super) async fn run(mut owner: Owner, mut commands: mpsc::Receiver<Command>, first: Option<Command>) {
     let mut waiting: VecDeque<Command> = first.into_iter().collect();
     let mut waiters = Waiters::new();
@@ -63,7 +64,7 @@ pub(super) async fn run(mut owner: Owner, mut commands: mpsc::Receiver<Command>,
         let command = if let Some(command) = waiting.pop_front() {
             command
         } else if owner.is_half_started() {
-            // Adopted on its way up, or left so.
+            // Adopted or left with an unfinished start.
             resume = true;
             Command::new(Op::Start { wait: Wait::Agent, overcommit: false }, &Operation::silent()).0
         } else {
@@ -116,7 +117,7 @@ pub(super) async fn run(mut owner: Owner, mut commands: mpsc::Receiver<Command>,
         waiting.push_back(command);
     }
     for command in waiting {
-        // Deleting what is gone has worked; everything else has nobody to work on.
+        // A delete of a VM that is gone has succeeded; any other operation has no VM left.
         let result = match command.op {
             Op::Delete { .. } => Ok(()),
             _ => Err(no_vm(owner.row().name.as_str())),
@@ -125,23 +126,24 @@ pub(super) async fn run(mut owner: Owner, mut commands: mpsc::Receiver<Command>,
     }
 }
 
-/// What comes next while no step is in progress.
+/// Event to handle while no step is in progress.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Something is asked.
+    /// A command came.
     Command(Command),
-    /// The machine says something.
+    /// The machine sent a message.
     Message(ShimMessage),
-    /// A wait for services is over.
+    /// A wait for services has expired.
     WaitExpired,
     /// The daemon ends.
     Closed,
 }
 
-/// Cancelling loses nothing.
+/// Waits for the next event. Cancelling loses nothing.
 pub(super) async fn next(commands: &mut mpsc::Receiver<Command>, owner: &mut Owner, waiters: &Waiters) -> Next {
     tokio::select! {
-        // A guest that talks holds up nobody, and what it said was in time although nobody has read it yet.
+        // Commands come first, so that a talkative guest delays nobody. Messages come before expired waits, because the
+        // guest sent them in time.
         biased;
         command = commands.recv() => command.map_or(Next::Closed, Next::Command),
         message = owner.next_message() => Next::Message(message),
@@ -149,7 +151,7 @@ pub(super) async fn next(commands: &mut mpsc::Receiver<Command>, owner: &mut Own
     }
 }
 
-/// Answers the kills that waited for a step which took the machine down: what they were for has happened.
+/// Answers the kills that waited for a step which took the machine down: their purpose is fulfilled.
 fn answer_kills(owner: &Owner, done: &Op, waiting: &mut VecDeque<Command>) {
     if owner.row().state.is_live() || matches!(done, Op::Set(_)) {
         return;
@@ -162,7 +164,7 @@ fn answer_kills(owner: &Owner, done: &Op, waiting: &mut VecDeque<Command>) {
     }
 }
 
-/// One step, with the mailbox open.
+/// Carries out one step and reads the mailbox meanwhile.
 async fn step(
     owner: &mut Owner,
     command: &Command,
@@ -202,7 +204,7 @@ async fn step(
         }
     };
     if is_taken_down && owner.row().state == VmState::Created {
-        // Who had it made takes back one that was only created; this one is somebody's who wanted it stopped.
+        // A VM that is only created is removed by its failed creation. This one was stopped on request, so it stays.
         owner.mark_stopped().await;
         failpoint::hit("overtaken.saved").await;
     }
@@ -219,7 +221,7 @@ fn refusal(name: &VmName, reason: Reason) -> Failure {
             .hint(format!("`banger vm logs -f {name}` shows how far it is, `banger vm stop {name}` ends it")),
         Reason::Stopping => conflict("is being stopped").hint("command again when it is down (`banger ps -a`)"),
         Reason::Deleting => conflict("is being deleted"),
-        // What there was to end has ended.
+        // There is nothing left to end, so there is no hint.
         Reason::NotRunning => conflict("is not running"),
         Reason::InUse => conflict("is in use"),
         Reason::Running => conflict("is running")

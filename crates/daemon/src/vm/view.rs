@@ -12,21 +12,21 @@ use banger_proto::{
 };
 use std::os::unix::fs::MetadataExt;
 
-/// `shown` is the state others see: of one that is being started it is ahead of the row.
+/// Builds the API's VM. `shown` is the state to show, which is ahead of the row while the VM is being started.
 pub(super) fn vm(parts: &Parts, row: VmRow, shown: VmState) -> Vm {
-    // The clock may have been set a moment ago, and nobody has looked since.
+    // The clock may have been set since the last check for expiry.
     let created_at = age::corrected(&row, &age::Now::read()).unwrap_or(row.created_at);
     let VmRow { id, name, machine_id: _, state, reason, created_at: _, birth: _, spec, run, last_used, workspace } =
         row;
     let pending = pending(run.sizes.filter(|_| state.is_live()), spec.sizes());
     let disk_used = disk_used(parts, &id).map(ByteSize);
-    // One that runs without a card has an address that nobody answers at.
+    // A VM that runs without a NIC has an address at which nobody answers.
     let stands = !state.is_live() || parts.network.is_attached(&id);
     let ip = parts.network.address(&id).filter(|_| stands).map(|address| address.to_string());
     Vm {
         id,
         name,
-        // Why it went down is no news of one that comes up.
+        // The reason for an earlier end does not matter while the VM comes up again.
         reason: reason.filter(|_| shown == state),
         state: shown,
         ip,
@@ -50,7 +50,7 @@ pub(super) fn vm(parts: &Parts, row: VmRow, shown: VmState) -> Vm {
         disk_used,
         sources: spec.sources,
         init: run.init.unwrap_or(spec.init),
-        // Values may be secrets: they went to the guest and go nowhere else.
+        // Values may be secrets: they are given to the guest and to nobody else.
         env: spec.env.into_keys().collect(),
         workdir: spec.workdir,
         user: spec.user,
@@ -66,7 +66,7 @@ pub(super) fn vm(parts: &Parts, row: VmRow, shown: VmState) -> Vm {
     }
 }
 
-/// Names of the sizes that the running machine (`now`) does not have yet.
+/// Returns the names of the sizes that the running machine (`now`) does not have yet.
 pub(super) fn pending(now: Option<Sizes>, wanted: Sizes) -> Vec<String> {
     let Some(now) = now else { return Vec::new() };
     let differs = [
@@ -77,7 +77,7 @@ pub(super) fn pending(now: Option<Sizes>, wanted: Sizes) -> Vec<String> {
     differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
 }
 
-/// Bytes the work disk takes on the host.
+/// Returns the bytes that the work disk takes on the host.
 pub(super) fn disk_used(parts: &Parts, id: &banger_proto::name::VmId) -> Option<u64> {
     let path = VmFiles::work_disk(&parts.layout, id);
     std::fs::metadata(path).ok().map(|metadata| metadata.blocks() * 512)

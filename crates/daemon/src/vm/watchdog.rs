@@ -1,32 +1,32 @@
-//! How long a guest has shown no sign of progress, and how long it may.
+//! The guest watchdog: how long a guest has shown no progress, and how long it may.
 //!
-//! A guest that gets no processor from its host shows none either, and is not to blame: the time that its VMM stood in the
-//! kernel's queue for one does not count. One that hangs waits for something else, or computes in vain, and gets no more
-//! time for it; and however busy the host is, there is an end.
+//! A guest that gets no CPU from its host cannot make progress and is not to blame: the time that its VMM waited in the
+//! run queue does not count. A guest that hangs waits for something else, or computes in vain, and gets no credit for
+//! that. However busy the host is, the wait is bounded.
 
 use crate::{process::ProcessIdentity, store::Run};
 use banger_proto::api::vm::Accelerator;
 use std::{collections::HashMap, fs, time::Duration};
 use tokio::time::Instant;
 
-/// How often as long as its timeout a guest may have stood in the queue beside it.
+/// Upper bound of the credited waiting time, as a multiple of the timeout.
 const MAX_CREDIT: u32 = 3;
-/// Less than this is no reason to wait on.
+/// Smallest additional credit that extends the deadline.
 const MIN_CREDIT: Duration = Duration::from_secs(1);
 
-/// A wait for a guest's next sign.
+/// Wait for a guest's next sign of progress.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     timeout: Duration,
     started: Instant,
-    /// What of it does not count.
+    /// Time that the VMM waited for a CPU of the host; not counted against the guest.
     credited: Duration,
     vmm: Option<ProcessIdentity>,
     before: Threads,
 }
 
 impl Watchdog {
-    /// Begins with a sign.
+    /// Starts the watchdog at a sign of progress.
     pub(super) fn start(run: &Run) -> Self {
         let timeout = match run.accelerator {
             Some(Accelerator::Kvm) => Duration::from_secs(30),
@@ -36,12 +36,12 @@ impl Watchdog {
         Self { timeout, started: Instant::now(), credited: Duration::ZERO, vmm: run.vmm_process, before }
     }
 
-    /// When to look whether it is over.
+    /// Returns when to check [`Self::is_expired`].
     pub(super) fn deadline(&self) -> Instant {
         self.started + self.timeout + self.credited
     }
 
-    /// Whether the guest had all the time it may have. If not, there is another deadline.
+    /// Whether the guest had all the time that it may have. If not, there is a later deadline.
     pub(super) fn is_expired(&mut self) -> bool {
         let waited = self.cpu_time().waited;
         self.is_expired_at(Instant::now(), waited)
@@ -59,7 +59,7 @@ impl Watchdog {
         now >= self.deadline()
     }
 
-    /// What did not happen, and what tells a guest that hangs from a host that is too busy for it.
+    /// Describes the failure, with the CPU times that tell a hanging guest from a host that is too busy for it.
     pub(super) fn describe(&self, what: &str) -> String {
         let CpuTime { ran, waited } = self.cpu_time();
         let (timeout, ran, waited) = (self.timeout.as_secs(), ran.as_secs_f32(), waited.as_secs_f32());
@@ -75,21 +75,21 @@ impl Watchdog {
     }
 }
 
-/// What a VMM got of the host's processors.
+/// CPU time that a VMM got and waited for.
 #[derive(Debug, PartialEq, Eq)]
 struct CpuTime {
-    /// All of its threads together.
+    /// Sum over all of its threads.
     ran: Duration,
-    /// The thread that waited longest: the others may have had nothing to do.
+    /// Waiting time of the thread that waited longest: the others may have had nothing to do.
     waited: Duration,
 }
 
-/// Of each thread how long it ran and how long it waited for a processor, in nanoseconds.
+/// Nanoseconds that each thread ran and waited for a CPU, by thread id.
 #[derive(Debug, Default)]
 struct Threads(HashMap<u32, (u64, u64)>);
 
 impl Threads {
-    /// None of a process that is gone, or where the kernel does not count.
+    /// Reads the times of a process. Empty for a process that has ended, and where the kernel does not count them.
     fn of(process: ProcessIdentity) -> Self {
         let tasks = fs::read_dir(format!("/proc/{}/task", process.pid)).into_iter().flatten().flatten();
         let threads = tasks.filter_map(|task| {
@@ -110,7 +110,7 @@ impl Threads {
     }
 }
 
-/// The first two numbers of a thread's `schedstat`.
+/// Parses the first two numbers of a thread's `schedstat`.
 fn parse(text: &str) -> Option<(u64, u64)> {
     let mut numbers = text.split_ascii_whitespace().map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
@@ -123,7 +123,7 @@ pub(super) mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// One that has lasted too long already.
+    /// A watchdog whose time is over.
     pub(in crate::vm) fn expired() -> Watchdog {
         Watchdog { timeout: Duration::ZERO, ..Watchdog::start(&Run::default()) }
     }
@@ -136,7 +136,7 @@ pub(super) mod tests {
         assert!(!watchdog.is_expired_at(times[0], Duration::ZERO));
         assert!(!watchdog.is_expired_at(times[1], SECOND * 60), "a minute was not its own");
         assert_eq!(watchdog.deadline(), times[2]);
-        // It got all there was since then.
+        // It got a CPU all the time since then.
         assert!(watchdog.is_expired_at(times[2], SECOND * 60 + SECOND / 2));
         assert!(watchdog.is_expired_at(times[3], SECOND * 60));
     }
@@ -165,11 +165,11 @@ pub(super) mod tests {
         assert_eq!(watchdog.deadline() - watchdog.started, watchdog.timeout * (1 + MAX_CREDIT));
     }
 
-    /// Ends when it is dropped.
+    /// A process that computes until it is dropped.
     struct Spinner(Child);
 
     impl Spinner {
-        /// On one processor, for whatever this test may use.
+        /// Runs on one CPU, which is one that this test may use.
         fn on(processor: &str) -> Self {
             let mut command = Command::new("taskset");
             command.args(["-c", processor, "sh", "-c", "while :; do :; done"]);

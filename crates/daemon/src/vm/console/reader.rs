@@ -1,7 +1,7 @@
-//! Reads a console's two files as one, across rotations, however slow whoever reads is.
+//! Reads a console's two files as one stream, across rotations and however slowly.
 //!
-//! A file that is renamed or removed stays readable for who has it open. So nothing is lost as long as the next file is
-//! opened before it is removed in its turn; where it was not, the reader says that something is missing.
+//! A renamed or removed file stays readable while it is open. So nothing is lost as long as the next file is opened
+//! before it is removed as well; otherwise the reader reports a gap.
 
 use bytes::Bytes;
 use std::{
@@ -12,17 +12,17 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Bytes read at a time.
+/// Number of bytes read at a time.
 const CHUNK: usize = 64 << 10;
-/// How often both files are opened anew because they changed places between the two.
+/// Number of attempts to open both files without a rotation in between.
 const TRIES: u32 = 8;
-/// What stands where the guest's words were removed before they were read.
+/// Text in place of output that was removed before it was read.
 const GAP: &str = "\n[what came here is not kept any more]\n";
 
 #[derive(Debug)]
 pub(super) struct Reader {
     path: PathBuf,
-    /// The file being read, which may have been renamed or removed since.
+    /// The file being read. It may have been renamed or removed meanwhile.
     file: Option<File>,
 }
 
@@ -31,11 +31,12 @@ impl Reader {
         Self { path, file: None }
     }
 
-    /// Goes to where `tail` lines are left, or to the beginning.
+    /// Seeks to the last `tail` lines, or to the beginning.
     pub(super) fn begin(&mut self, tail: Option<usize>) -> io::Result<()> {
         let (mut old, mut new) = (None, None);
         for _ in 0..TRIES {
-            // The newer first: one that is rotated between the two is both of them then, and another try finds the next.
+            // The newer file is opened first. If a rotation happens in between, both are the same file, and another
+            // attempt finds the next one.
             new = open(&self.path)?;
             old = open(&self.older())?;
             match (&old, &new) {
@@ -59,7 +60,7 @@ impl Reader {
         Ok(())
     }
 
-    /// What there is to read now, at most a chunk; empty at the end.
+    /// Reads what is there now, at most a chunk; empty at the end.
     pub(super) fn next(&mut self) -> io::Result<Bytes> {
         loop {
             if self.file.is_none() {
@@ -71,7 +72,8 @@ impl Reader {
                 return Ok(bytes);
             }
             let Some(next) = self.after()? else { return Ok(Bytes::new()) };
-            // Nothing is added to it any more; what was added before it was rotated may have come since the look above.
+            // The rotated file no longer grows, but something may have been added between the read above and the
+            // rotation.
             let bytes = self.file.as_mut().map_or(Ok(Bytes::new()), chunk)?;
             if !bytes.is_empty() {
                 return Ok(bytes);
@@ -83,20 +85,20 @@ impl Reader {
         }
     }
 
-    /// The file that comes after the one being read; none while that is the last.
+    /// Opens the file that follows the one being read; `None` while that is the last.
     fn after(&self) -> io::Result<Option<Next>> {
         let (Some(file), Some(current)) = (&self.file, open(&self.path)?) else { return Ok(None) };
         if is_same(&current.metadata()?, &file.metadata()?) {
             return Ok(None);
         }
         let Some(older) = open(&self.older())? else { return Ok(Some(Next { file: current, is_adjacent: true })) };
-        // Only now: of a file that is removed this says when it was.
+        // The metadata is read only now: for a removed file it tells when it was removed.
         let (read, between) = (file.metadata()?, older.metadata()?);
         if is_same(&read, &between) {
             return Ok(Some(Next { file: current, is_adjacent: true }));
         }
-        // The one that was read was removed when the next one took its place. A file that is younger than that came
-        // after it. Where the file system does not say, nothing is claimed.
+        // The file that was read was removed when the next one took its place, so a file created after that is not the
+        // next one. Where the file system does not record creation times, no gap is reported.
         let is_adjacent = between.created().map_or(true, |born| born <= changed(&read));
         Ok(Some(Next { file: older, is_adjacent }))
     }
@@ -108,11 +110,11 @@ impl Reader {
     }
 }
 
-/// Where to go on.
+/// The next file to read.
 #[derive(Debug)]
 struct Next {
     file: File,
-    /// Nothing was written between the two.
+    /// Whether no file is missing between the two.
     is_adjacent: bool,
 }
 
@@ -135,14 +137,14 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
-/// When a file, or what is known of it, such as its name, changed last.
+/// Returns when a file's content or metadata, such as its name, last changed.
 fn changed(file: &Metadata) -> SystemTime {
     let seconds = Duration::from_secs(u64::try_from(file.ctime()).unwrap_or(0));
     let rest = Duration::from_nanos(u64::try_from(file.ctime_nsec()).unwrap_or(0));
     SystemTime::UNIX_EPOCH + seconds + rest
 }
 
-/// Moves to the beginning of the last `lines` lines; returns how many the file does not have.
+/// Seeks to the beginning of the last `lines` lines. Returns how many lines are missing in the file.
 fn seek_lines(file: &mut File, lines: usize) -> io::Result<usize> {
     let mut at = file.seek(SeekFrom::End(0))?;
     let mut found = 0;
@@ -155,7 +157,7 @@ fn seek_lines(file: &mut File, lines: usize) -> io::Result<usize> {
         file.seek(SeekFrom::Start(at))?;
         file.read_exact(piece)?;
         for (index, byte) in piece.iter().enumerate().rev() {
-            // The newline that ends the last line begins no other.
+            // The newline at the very end begins no further line.
             if *byte == b'\n' && !std::mem::take(&mut last) {
                 found += 1;
             }
@@ -200,7 +202,7 @@ mod tests {
         log.and_then(|mut log| log.write_all(text.as_bytes())).unwrap();
     }
 
-    /// As the shim does it.
+    /// Rotates the log as the shim does.
     fn rotate(directory: &Path) {
         fs::rename(directory.join(FILE), directory.join(OLDER)).unwrap();
         append(directory, "");
@@ -261,7 +263,7 @@ mod tests {
         rotate(log);
         append(log, "lost\n");
         fs::rename(log.join(FILE), log.join(OLDER)).unwrap();
-        // The clock of a file system is a coarse one.
+        // File timestamps have a coarse resolution.
         let gone = changed(&reader.file.as_ref().unwrap().metadata().unwrap());
         let (probe, deadline) = (log.join("probe"), Instant::now() + Duration::from_secs(30));
         while File::create_new(&probe).and_then(|probe| probe.metadata()?.created()).unwrap() <= gone {

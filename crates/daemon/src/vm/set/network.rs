@@ -1,4 +1,4 @@
-//! What of a VM's network can change while it runs: its policy, at once and as a whole, and its published ports.
+//! Changes of a VM's network while it runs: its policy, which changes at once and as a whole, and its published ports.
 
 use crate::vm::owner::{Owner, published_at};
 use crate::{
@@ -14,11 +14,11 @@ use banger_proto::{
     network::Publish,
 };
 
-/// Most ports one VM publishes.
+/// Largest number of ports that one VM publishes.
 const MAX_PORTS: usize = 256;
 
-/// Whether a VM may be like this on the network.
-pub(in crate::vm) fn check(network: &NetworkSpec, settings: &Settings) -> Result<(), Failure> {
+/// Refuses a network that no VM may have.
+pub(crate) fn check(network: &NetworkSpec, settings: &Settings) -> Result<(), Failure> {
     let invalid = |text: String| Failure::new(Code::Invalid, text);
     Egress::of(network, settings).check().map_err(invalid)?;
     if network.publish.len() > MAX_PORTS {
@@ -32,10 +32,10 @@ pub(in crate::vm) fn check(network: &NetworkSpec, settings: &Settings) -> Result
     Ok(())
 }
 
-/// What a request changes of a VM's network.
-pub(in crate::vm) struct Change {
+/// Change of a VM's network by one request.
+pub(super) struct Change {
     before: NetworkSpec,
-    pub(in crate::vm) after: NetworkSpec,
+    pub(super) after: NetworkSpec,
     opening: Vec<Publish>,
     closing: Vec<Publish>,
     /// Whether the request is about the network at all.
@@ -43,8 +43,8 @@ pub(in crate::vm) struct Change {
 }
 
 impl Change {
-    /// Checked; nothing is done.
-    pub(in crate::vm) fn of(owner: &Owner, wanted: &SetVm) -> Result<Self, Failure> {
+    /// Computes and checks the change; applies nothing.
+    pub(super) fn of(owner: &Owner, wanted: &SetVm) -> Result<Self, Failure> {
         let before = owner.row.spec.network.clone();
         let SetVm { nat, allow, deny, publish, unpublish, vcpu: _, memory: _, disk_size: _, overcommit: _ } = wanted;
         let is_requested =
@@ -65,8 +65,8 @@ impl Change {
         Ok(Self { before, after, opening, closing, is_requested })
     }
 
-    /// Makes a machine that runs sync_ports with what is written down.
-    pub(in crate::vm) async fn take_effect(&self, owner: &mut Owner) -> Result<(), Failure> {
+    /// Applies the recorded change to a running machine.
+    pub(super) async fn take_effect(&self, owner: &mut Owner) -> Result<(), Failure> {
         if !self.is_requested {
             return Ok(());
         }
@@ -85,21 +85,21 @@ impl Change {
         result
     }
 
-    /// Puts the machine back to what it was, which the row says again. False where the policy stays the new one: then the
-    /// row says that.
-    pub(in crate::vm) async fn undo(&self, owner: &mut Owner) -> bool {
+    /// Changes the machine back to what the row says again. Returns `false` where the new policy stays in force; then
+    /// the row says that.
+    pub(super) async fn undo(&self, owner: &mut Owner) -> bool {
         if !self.is_requested {
             return true;
         }
         let mut is_back = true;
-        // The policy that failed to change is the one that was there, or becomes it again.
+        // The policy that failed to change is still the old one, or becomes it again.
         if let Err(failure) = owner.parts.network.update_policy(&owner.row).await {
             tracing::error!(vm = %owner.row.name, %failure, "its policy cannot be as it was");
             let mut changed = owner.row.clone();
             let publish = changed.spec.network.publish.clone();
             changed.spec.network = NetworkSpec { publish, ..self.after.clone() };
             if owner.parts.network.is_under_policy(&changed) {
-                // That is what it is under, then.
+                // The new policy is in force.
                 owner.row = changed;
                 owner.save_or_log().await;
                 is_back = false;
@@ -116,7 +116,8 @@ impl Change {
     }
 }
 
-/// Finds a published port by what was asked for or by where it is now, and takes it out of the list.
+/// Removes a port from the list and returns it as it was requested. `wanted` is either the request or the actual
+/// address.
 fn take_back(owner: &Owner, publish: &mut Vec<Publish>, wanted: Publish) -> Result<Publish, Failure> {
     let open = owner.shim.as_ref().map(|shim| shim.status().published).unwrap_or_default();
     let asked = open.iter().find(|open| open.at == wanted).map_or(wanted, |open| open.asked);
@@ -125,36 +126,37 @@ fn take_back(owner: &Owner, publish: &mut Vec<Publish>, wanted: Publish) -> Resu
     Ok(publish.remove(place))
 }
 
-/// Makes a machine that was adopted publish what is written down: a daemon may have died between the two.
-pub(in crate::vm) async fn sync_ports(store: &Store, row: &VmRow, shim: &Shim) -> Result<(), Failure> {
+/// Makes an adopted machine publish the recorded ports: an earlier daemon may have died between recording and changing
+/// them.
+pub(crate) async fn sync_ports(store: &Store, row: &VmRow, shim: &Shim) -> Result<(), Failure> {
     let (id, wanted) = (&row.id, &row.spec.network.publish);
     let open: Vec<Publish> = shim.status().published.iter().map(|open| open.asked).collect();
     for publish in open.iter().filter(|open| !wanted.contains(open)) {
         shim.unpublish(*publish).await?;
-        failpoint::hit("sync_ports.closed").await;
+        failpoint::hit("agree.closed").await;
     }
     for claim in store.resources(id).await? {
         let is_wanted = wanted.iter().any(|publish| publish.host.to_string() == claim.value);
         if claim.kind == ResourceKind::Port && !is_wanted {
             store.unclaim(id, ResourceKind::Port, &claim.value).await?;
-            failpoint::hit("sync_ports.unclaimed").await;
+            failpoint::hit("agree.unclaimed").await;
         }
     }
     for publish in wanted.iter().filter(|wanted| !open.contains(wanted)) {
         ports::claim(store, id, publish).await?;
-        failpoint::hit("sync_ports.claimed").await;
+        failpoint::hit("agree.claimed").await;
         shim.publish(*publish).await?;
-        failpoint::hit("sync_ports.opened").await;
+        failpoint::hit("agree.opened").await;
     }
     Ok(())
 }
 
-/// Opens and closes. What is to be closed is in the way of nothing that is opened first, so that a refusal of that leaves all
-/// as it is; what was closed when a later one is refused is left to [`Change::undo`].
+/// Opens and closes ports. Ports that do not conflict with a port to be closed are opened first, so that a refusal
+/// leaves everything as it was. If a later one is refused, [`Change::undo`] reopens what was closed.
 async fn change_ports(owner: &Owner, shim: &Shim, opening: &[Publish], closing: &[Publish]) -> Result<(), Failure> {
     let open = shim.status().published;
     let port = |old: &Publish| open.iter().find(|open| open.asked == *old).map_or(old.host, |open| open.at.host).port();
-    // Any free port that is taken back and asked for again is to be another one: the shim leaves one that is open as it is.
+    // A request that closes and opens "any free port" wants another port, but the shim keeps an open port as it is.
     let is_in_the_way = |old: &Publish, new: &Publish| old == new || port(old) == new.host.port();
     let (then, first): (Vec<Publish>, Vec<Publish>) =
         opening.iter().copied().partition(|new| closing.iter().any(|old| is_in_the_way(old, new)));
@@ -176,7 +178,7 @@ async fn change_ports(owner: &Owner, shim: &Shim, opening: &[Publish], closing: 
     close_ports(owner, shim, &after).await
 }
 
-/// Opens them, and says which of them it began with.
+/// Opens the ports in order. Adds each to `opened` before it is tried.
 async fn open_ports(owner: &Owner, shim: &Shim, ports: &[Publish], opened: &mut Vec<Publish>) -> Result<(), Failure> {
     for publish in ports {
         opened.push(*publish);

@@ -1,4 +1,4 @@
-//! Waiting for a guest's agent: as long as something moves, and not much longer.
+//! Waiting for a guest's agent, as long as the guest makes progress.
 
 use crate::vm::{
     guest_text::sanitized,
@@ -16,7 +16,7 @@ use banger_proto::{
 };
 use tokio::time::{Instant, sleep_until};
 
-/// Waits until the agent of the machine that was just launched (or adopted) answers.
+/// Waits until the agent of the machine that was just launched or adopted answers.
 pub(in crate::vm) async fn wait_ready(owner: &mut Owner, operation: &Operation) -> Result<Ready, Failure> {
     operation.begin("waiting for the guest's agent");
     let mut watchdog = Watchdog::start(&owner.row.run);
@@ -36,7 +36,7 @@ pub(in crate::vm) async fn wait_ready(owner: &mut Owner, operation: &Operation) 
             }
             Next::Message(Effect::Trouble(words)) => operation.notice(format!("the guest says: {words}")),
             Next::Message(Effect::Progress) => {}
-            // Written down, so that a daemon that comes after this one knows whom to look for.
+            // Recorded, so that a later daemon can find these processes.
             Next::Message(Effect::Changed) => owner.save_or_log().await,
             Next::Timeout | Next::Message(Effect::Nothing) => continue,
         }
@@ -44,19 +44,19 @@ pub(in crate::vm) async fn wait_ready(owner: &mut Owner, operation: &Operation) 
     }
 }
 
-/// What a wait sees next.
+/// Event during the wait.
 enum Next {
-    /// Something of the machine's.
+    /// The machine sent a message with this effect.
     Message(Effect),
-    /// Nothing, and the deadline passed.
+    /// The deadline passed without a message.
     Timeout,
-    /// Nobody wants this step any more, or something else is wanted first.
+    /// The client left, or another step was requested instead.
     Cancelled,
 }
 
 async fn next(owner: &mut Owner, operation: &Operation, deadline: Instant) -> Next {
     let message = tokio::select! {
-        // What the guest said was in time, although nobody has read it yet.
+        // Messages come before the deadline, because the guest sent them in time.
         biased;
         () = operation.cancel().cancelled() => return Next::Cancelled,
         message = owner.next_message() => message,
@@ -65,8 +65,8 @@ async fn next(owner: &mut Owner, operation: &Operation, deadline: Instant) -> Ne
     Next::Message(owner.apply(message))
 }
 
-/// What the end of a machine means for whoever waited for it; `remark` is what there is to say of one that the daemon brought
-/// about. A guest that powers off because it was told to is not to blame.
+/// Returns the error code and reason for a client that waited while the machine ended. `remark` is the reason for an
+/// end that the daemon caused: a guest that powers off because it was told to is not to blame.
 pub(in crate::vm) fn explain_end(record: &ExitRecord, remark: Option<String>) -> (Code, String) {
     if let Some(remark) = remark {
         return (Code::Unavailable, remark);

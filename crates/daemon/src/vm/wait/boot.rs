@@ -1,8 +1,8 @@
-//! Who waits for the image's services to be up (`--wait boot`).
+//! Waiting for the image's services to be up (`--wait boot`).
 //!
-//! The VM runs already and people may be at work in it, so this is no step: nothing that is asked meanwhile has to wait for
-//! it, and nothing that ends it takes the VM down: not the client that leaves, not the time, not a stop, which is carried out
-//! on a VM that runs, in order.
+//! The VM already runs and may be in use, so this wait is not a step. Other commands do not have to wait for it, and
+//! its end does not take the VM down, whether the client leaves, the time is over or a stop is carried out on the
+//! running VM.
 
 use crate::vm::{
     Op,
@@ -20,11 +20,11 @@ use banger_proto::{
 use futures_util::future::select_all;
 use tokio::time::sleep_until;
 
-/// Those who wait.
+/// Commands whose clients wait for the services.
 #[derive(Debug)]
 pub(in crate::vm) struct Waiters {
     commands: Vec<Command>,
-    /// Of the guest they wait for.
+    /// Watchdog of the guest's boot.
     pub(in crate::vm) watchdog: Watchdog,
 }
 
@@ -33,12 +33,12 @@ impl Waiters {
         Self { commands: Vec::new(), watchdog: Watchdog::start(&Run::default()) }
     }
 
-    /// Whether anybody waits.
+    /// Whether any client waits.
     pub(in crate::vm) fn any(&self) -> bool {
         !self.commands.is_empty()
     }
 
-    /// Answers what was done, at once or, where services were to be waited for, when they are up.
+    /// Answers a command that was carried out: at once, or once the services are up if its client waits for them.
     pub(in crate::vm) fn complete(&mut self, command: Command, owner: &Owner) {
         let run = &owner.row.run;
         let is_booting =
@@ -52,7 +52,7 @@ impl Waiters {
         self.progress(owner);
     }
 
-    /// A message that came while nothing was being done.
+    /// Handles a message that came while no step was in progress.
     pub(in crate::vm) async fn handle(&mut self, message: ShimMessage, owner: &mut Owner) {
         if self.commands.is_empty() {
             return owner.handle_idle(message).await;
@@ -78,8 +78,8 @@ impl Waiters {
         }
     }
 
-    /// Until one of them went away, or the guest has been silent for too long; for ever while nobody waits. Then there is
-    /// something to [`Self::answer_expired`].
+    /// Completes when a client has left or the watchdog's deadline has passed; [`Self::answer_expired`] is due then.
+    /// Waits for ever while no client waits.
     pub(in crate::vm) async fn any_expired(&self) {
         if self.commands.is_empty() {
             return std::future::pending().await;
@@ -91,7 +91,7 @@ impl Waiters {
         }
     }
 
-    /// Answers those whose wait is over.
+    /// Answers the commands whose clients have left, and all of them if the guest has been silent for too long.
     pub(in crate::vm) fn answer_expired(&mut self, owner: &Owner) {
         let is_silent = self.watchdog.is_expired();
         for command in std::mem::take(&mut self.commands) {
@@ -106,7 +106,7 @@ impl Waiters {
         }
     }
 
-    /// The machine whose services were waited for is no more.
+    /// Answers all commands after the machine went down.
     pub(in crate::vm) fn cut_short(&mut self, owner: &Owner) {
         self.answer(&Err(cut_short(owner, "went down")));
     }
