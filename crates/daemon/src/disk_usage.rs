@@ -1,6 +1,6 @@
-//! What banger's files take on this host, and how much of it is nobody's.
+//! Disk usage of banger's files on this host, and how much of it can be reclaimed.
 //!
-//! Bytes are allocated ones: a sparse disk counts what it holds, a file with several names counts once.
+//! Sizes are allocated bytes: a sparse disk counts what it holds, and a file with several names counts once.
 
 use crate::wire::Services;
 use banger_proto::{
@@ -19,11 +19,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Looks at everything.
+/// Measures images, kernels, VMs and the cache.
 pub(crate) async fn measure(layout: &Layout, services: &Services) -> Result<DiskUsage, Failure> {
     let images = services.images.list_images().await?;
     let images = images.iter().map(|image| Thing {
-        // A file that is not banger's is not given back by forgetting it.
+        // A registered file does not belong to banger: forgetting it frees nothing.
         size: if image.managed { image.size } else { ByteSize(0) },
         in_use: !image.used_by.is_empty(),
     });
@@ -36,10 +36,11 @@ pub(crate) async fn measure(layout: &Layout, services: &Services) -> Result<Disk
     let kernels = sum(UsageKind::Kernels, kernels, "banger kernel rm KERNEL");
     let vms = services.vms.list(false).await?;
     let directories: Vec<(PathBuf, bool)> = vms.iter().map(|vm| (layout.vm(&vm.id), vm.state.is_live())).collect();
-    // Of the cache a prune gives back the layers that no pull reads; the rest makes the next start, build or pull quick.
+    // A prune of the cache frees the layers that no pull reads. The rest of the cache makes the next start, build or
+    // pull quick.
     let layers = services.images.prune_cache(true).await?;
     let cache = layout.cache.clone();
-    // A cache has some thousand files.
+    // Done on the blocking pool, because a cache has some thousand files.
     let (vms, cache) = tokio::task::spawn_blocking(move || {
         let vms = directories.iter().map(|(path, in_use)| Thing { size: allocated(path).0, in_use: *in_use });
         (sum(UsageKind::Vms, vms, "banger vm prune"), cached(&cache, &layers))
@@ -52,7 +53,7 @@ pub(crate) async fn measure(layout: &Layout, services: &Services) -> Result<Disk
     Ok(DiskUsage { size: all(|usage| usage.size), reclaimable: all(|usage| usage.reclaimable), usage })
 }
 
-/// One of a kind.
+/// An image, kernel or VM with its size.
 struct Thing {
     size: ByteSize,
     in_use: bool,
@@ -75,13 +76,13 @@ fn sum(kind: UsageKind, things: impl Iterator<Item = Thing>, reclaim: &str) -> U
 fn cached(directory: &Path, layers: &CachePruned) -> Usage {
     let (size, count) = allocated(directory);
     let reclaim = "banger image cache prune".to_owned();
-    // A file system that compresses allocates less than a layer's bytes.
+    // On a file system that compresses, less is allocated than the layer's bytes.
     let reclaimable = layers.bytes.min(size);
     Usage { kind: UsageKind::Cache, count, in_use: layers.in_use, size, reclaimable, reclaim }
 }
 
-/// Bytes and number of the files below `directory`; links are not followed, and what goes away meanwhile counts as
-/// nothing.
+/// Returns the bytes and the number of the files below `directory`. Links are not followed, and files that vanish
+/// meanwhile count as nothing.
 fn allocated(directory: &Path) -> (ByteSize, u64) {
     let (mut bytes, mut count) = (0_u64, 0);
     let mut seen = HashSet::new();

@@ -1,7 +1,7 @@
-//! Points at which a test holds the daemon or a shim still, to kill something there: [`banger_artifacts::failpoint`], which
-//! has some of its own, for what runs in a runtime too.
+//! Failpoints: names of points at which a test can hold the daemon or a shim, to kill something there. See
+//! [`banger_artifacts::failpoint`]; these also work inside an async runtime.
 
-/// Between two steps of an operation that a crash may separate.
+/// Marks a point between two steps that a crash may separate.
 #[cfg(debug_assertions)]
 pub(crate) async fn hit(name: &str) {
     use banger_artifacts::failpoint::armed;
@@ -11,10 +11,10 @@ pub(crate) async fn hit(name: &str) {
     }
 }
 
-/// Between two steps of an operation that a crash may separate.
+/// Marks a point between two steps that a crash may separate.
 #[cfg(not(debug_assertions))]
 #[expect(clippy::unused_async, reason = "with debug assertions it waits")]
 pub(crate) async fn hit(_name: &str) {}
 
-/// The same where there is no runtime, or nothing else may go on meanwhile.
+/// Does the same outside of a runtime, or where nothing else may go on meanwhile.
 pub(crate) use banger_artifacts::failpoint::hit_and_block;

@@ -1,7 +1,7 @@
-//! The engine behind banger.
+//! The library behind `bangerd` and `banger-shim`.
 //!
-//! `bangerd` composes four services over one store and owns every VM's life; `banger-shim` owns one VMM process and
-//! outlives `bangerd`. They meet in [`shim::control`] and in [`vmm::plan::LaunchPlan`].
+//! `bangerd` composes four services over one store and owns every VM's life. `banger-shim` owns one VMM process and
+//! outlives `bangerd`. They share [`shim::control`] and [`vmm::plan::LaunchPlan`].
 
 pub mod api;
 pub mod config;

@@ -1,7 +1,7 @@
-//! One running request: its id, who is told how far it is, and how it is told to stop.
+//! One running request: its id, its progress events and its cancellation.
 //!
-//! Telling never blocks and never fails: a client that reads slowly misses progress, never a result, because the
-//! result does not travel through here.
+//! Reporting progress never blocks and never fails. A client that reads slowly misses progress but never the result,
+//! which does not pass through here.
 
 use crate::failures;
 use banger_artifacts::job::{Cancel, Job, Part, PartState, Progress};
@@ -15,9 +15,10 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// Lines a slow client may be behind: every state of every layer of the largest image, twice.
+/// Largest number of events that wait for a slow client: every state of every layer of the largest image, twice.
 pub(crate) const BACKLOG: usize = 4096;
-/// Lines after which a slow client misses how far something is. What begins and what ends it misses only beyond [`BACKLOG`].
+/// Number of waiting events from which on a client misses intermediate progress. It misses the begin and end of
+/// something only beyond [`BACKLOG`].
 const PROGRESS_BACKLOG: usize = 64;
 
 /// A running request. Clones are the same request.
@@ -29,7 +30,7 @@ pub(crate) struct Operation {
     lines: Option<mpsc::Sender<Bytes>>,
 }
 
-/// Tells a step that something else is wanted in its place, and what.
+/// Tells a step that another one was requested in its place, and which.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Preemption {
     token: CancellationToken,
@@ -37,7 +38,7 @@ pub(crate) struct Preemption {
 }
 
 impl Preemption {
-    /// The first one counts.
+    /// Records the operation that was requested. Only the first one counts.
     pub(crate) fn set(&self, by: &'static str) {
         self.by.get_or_init(|| by);
         self.token.cancel();
@@ -45,12 +46,12 @@ impl Preemption {
 }
 
 impl Operation {
-    /// A request whose progress goes to `lines`.
+    /// Begins a request whose events go to `lines`.
     pub(crate) fn watched(lines: mpsc::Sender<Bytes>) -> Self {
         Self::new(Some(lines))
     }
 
-    /// A request nobody watches, such as what the daemon does by itself.
+    /// Begins a request that no client watches, such as one of the daemon itself.
     pub(crate) fn silent() -> Self {
         Self::new(None)
     }
@@ -60,37 +61,38 @@ impl Operation {
         Self { id, cancel: CancellationToken::new(), preemption: Preemption::default(), lines }
     }
 
-    /// Its id; also in every log line inside [`Self::span`].
+    /// Returns the request's id, which is also in every log line inside [`Self::span`].
     pub(crate) fn id(&self) -> &OperationId {
         &self.id
     }
 
-    /// The span that carries the id into the log.
+    /// Returns the tracing span that carries the id.
     pub(crate) fn span(&self) -> tracing::Span {
         tracing::info_span!("request", operation = %self.id)
     }
 
-    /// Fires when the client went away, or somebody else ended the step.
+    /// Returns the token that is cancelled when the client leaves or the step is to end.
     pub(crate) fn cancel(&self) -> &CancellationToken {
         &self.cancel
     }
 
-    /// Done once something else is wanted in place of the step, whatever became of the client.
+    /// Waits until another step is requested in place of this one, whether or not the client has left.
     pub(crate) async fn preempted(&self) {
         self.preemption.token.cancelled().await;
     }
 
-    /// Whether something else is wanted in place of the step.
+    /// Whether another step was requested in place of this one.
     pub(crate) fn is_preempted(&self) -> bool {
         self.preemption.token.is_cancelled()
     }
 
-    /// The step ended before it was done: `what` of it, and what came in its way.
+    /// Builds the failure of a step that ended early: `what` was cut short, and by which request.
     pub(crate) fn cut_short(&self, what: &str) -> Failure {
         self.with_blame(failures::cut_short(what))
     }
 
-    /// The same of a failure whose maker knows only that it was cancelled. What failed for another reason stays as it is.
+    /// Adds that request to a failure whose maker knew only that it was cancelled. Any other failure is returned
+    /// unchanged.
     pub(crate) fn blame(&self, failure: Failure) -> Failure {
         if failures::is_cancelled(&failure) { self.with_blame(failure) } else { failure }
     }
@@ -102,24 +104,24 @@ impl Operation {
         }
     }
 
-    /// The same request with other stops: they leave the rest of the request alone.
+    /// Returns the same request with a cancellation of its own for one step.
     pub(crate) fn step(&self, cancel: CancellationToken, preemption: Preemption) -> Self {
         Self { id: self.id.clone(), cancel, preemption, lines: self.lines.clone() }
     }
 
-    /// Something worth saying that fails nothing.
+    /// Reports something worth knowing that is no failure.
     pub(crate) fn notice(&self, text: impl Into<String>) {
         self.send(&Event::Notice { text: text.into() });
     }
 
-    /// A new phase began.
+    /// Reports that a new phase began.
     pub(crate) fn begin(&self, text: impl Into<String>) {
         self.send(&Event::Phase { text: text.into() });
     }
 
     fn send(&self, event: &Event<()>) {
         if let Event::Phase { text } | Event::Notice { text } = event {
-            // From whatever thread the work is on, so the id does not come from a span.
+            // Work may run on any thread, so the id cannot come from the current span.
             tracing::info!(parent: None, operation = %self.id, "{text}");
         }
         let Some(lines) = &self.lines else { return };
@@ -127,7 +129,7 @@ impl Operation {
         if behind >= PROGRESS_BACKLOG && is_superseded(event) {
             return;
         }
-        // A full backlog is a client that does not read; it has the choice of what it misses.
+        // The backlog is full only for a client that does not read; it misses this event.
         let _ = lines.try_send(line(event));
     }
 }
@@ -156,7 +158,7 @@ impl Progress for Operation {
     }
 }
 
-/// Whether what comes next says the same and more.
+/// Whether the next event of its kind says the same and more.
 fn is_superseded(event: &Event<()>) -> bool {
     match event {
         Event::Advance { .. } => true,
@@ -165,14 +167,14 @@ fn is_superseded(event: &Event<()>) -> bool {
     }
 }
 
-/// An event as one line of NDJSON.
+/// Encodes an event as one line of NDJSON.
 pub(crate) fn line<T: serde::Serialize>(event: &Event<T>) -> Bytes {
     let mut line = serde_json::to_vec(event).expect("events serialize");
     line.push(b'\n');
     line.into()
 }
 
-/// Runs `work`, which blocks, on the blocking pool with a [`Job`] that follows `operation`.
+/// Runs blocking `work` on the blocking pool, with a [`Job`] that is cancelled by `stop` or when the caller goes away.
 pub(crate) async fn blocking<T: Send + 'static>(
     progress: Arc<dyn Progress>,
     stop: &CancellationToken,
@@ -180,7 +182,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> T {
     let cancel = Cancel::default();
     let flag = cancel.clone();
-    // Also when nobody waits any more.
+    // Cancels the work even if this future is dropped.
     let _stop = CancelOnDrop(cancel.clone());
     let mut running = tokio::task::spawn_blocking(move || work(Job { progress: &*progress, cancel: &flag }));
     let ended = tokio::select! {

@@ -17,8 +17,8 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Clock ticks per second in `/proc/<pid>/stat`: fixed at 100 in Linux' interface to programs on every processor that
-/// banger is built for, whatever the kernel's own rate.
+/// Clock ticks per second in `/proc/<pid>/stat`. Linux fixes it at 100 for programs on every processor that banger is
+/// built for, whatever the kernel's own rate.
 const TICKS: u64 = 100;
 
 /// Returns the id of this boot of the host (`/proc/sys/kernel/random/boot_id`).
@@ -60,8 +60,8 @@ impl ProcessIdentity {
         }
     }
 
-    /// Whether exactly this process is stopped (`SIGSTOP`, a terminal). Until SIGCONT it reacts to nothing but SIGKILL. A
-    /// process that a debugger holds does not count: it belongs to the debugger.
+    /// Whether exactly this process is stopped (`SIGSTOP`, a terminal). Until SIGCONT it reacts to nothing but SIGKILL.
+    /// A process that a debugger holds does not count: it belongs to the debugger.
     pub fn is_stopped(&self) -> bool {
         Stat::read(self.pid).is_ok_and(|stat| stat.state == b'T' && stat.start_time == self.start_time)
     }
@@ -104,7 +104,7 @@ impl Stat {
         Self::parse(&fs::read(format!("/proc/{pid}/stat"))?).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Counts the fields after the last parenthesis, because the name in field 2 may contain anything.
+    /// Parses the file. Counts the fields after the last parenthesis, because the name in field 2 may contain anything.
     fn parse(text: &[u8]) -> Option<Self> {
         let after_name = &text[text.iter().rposition(|byte| *byte == b')')? + 1..];
         let fields: Vec<&str> = std::str::from_utf8(after_name).ok()?.split_ascii_whitespace().collect();
@@ -130,7 +130,7 @@ pub struct ProvenProcess {
 }
 
 impl ProvenProcess {
-    /// A child of this process that has not been waited for: its pid is its own, whether or not it has ended.
+    /// Opens a child of this process that has not been waited for: its pid is not reused, whether or not it has ended.
     pub fn of_child(pid: u32) -> io::Result<Self> {
         let start_time = Stat::read(pid)?.start_time;
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
@@ -138,8 +138,8 @@ impl ProvenProcess {
         Ok(Self { pidfd, identity: ProcessIdentity { pid, start_time } })
     }
 
-    /// Opens a process; `None` when it has ended. The pidfd is opened before the start time is compared, so it is a handle on
-    /// the process that was compared.
+    /// Opens a process; `None` when it has ended. The pidfd is opened before the start time is compared, so that both
+    /// are of the same process.
     pub fn open(identity: ProcessIdentity) -> io::Result<Option<Self>> {
         let Some(pid) = i32::try_from(identity.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -172,7 +172,8 @@ impl ProvenProcess {
 
     /// Waits until the process has ended. Cancelling loses nothing.
     pub async fn ended(&self) -> io::Result<()> {
-        // SAFETY: the descriptor is ours and stays open while `self` is borrowed, which is longer than `ready` lives.
+        // SAFETY: the descriptor belongs to `self` and stays open while `self` is borrowed, which is longer than
+        // `ready` lives.
         let ready = unsafe { AsyncFd::register_with_interest(self.pidfd.as_fd(), Interest::READABLE) }?;
         ready.readable().await.map(|_| ())
     }

@@ -1,25 +1,25 @@
-//! Random bytes from the host's kernel: ids, machine ids, what seeds a guest's pool.
+//! Random bytes from the host's kernel, for ids, machine ids and the seed of a guest's random pool.
 
 use banger_proto::name::{OperationId, VmId};
 use data_encoding::HEXLOWER;
 use std::{fs::File, io::Read};
 
-/// `n` random bytes in lower-case hexadecimal.
+/// Returns `n` random bytes in lower-case hexadecimal.
 pub(crate) fn hex(n: usize) -> String {
     HEXLOWER.encode(&bytes(n))
 }
 
-/// A number below `end`, which is far below 2^32, so that the bias of the remainder does not matter.
+/// Returns a number below `end`. `end` is far below 2^32, so the bias of the remainder does not matter.
 pub(crate) fn below(end: usize) -> usize {
     bytes(8).into_iter().fold(0_usize, |number, byte| (number << 8) | usize::from(byte)) % end
 }
 
-/// A fresh VM id. The store's UNIQUE constraint has the last word.
+/// Generates a VM id. The store's UNIQUE constraint decides whether it is free.
 pub(crate) fn vm_id() -> VmId {
     hex(6).parse().expect("12 hexadecimal digits")
 }
 
-/// A fresh operation id.
+/// Generates an operation id.
 pub(crate) fn operation_id() -> OperationId {
     hex(4).parse().expect("8 hexadecimal digits")
 }

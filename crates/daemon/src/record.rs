@@ -1,5 +1,6 @@
-//! Small JSON files for other processes: written aside, renamed, and read back with a limit. One that must survive a crash
-//! of the host is synced as well; one that such a crash makes moot is not, because a start would wait for the disk.
+//! Small JSON files for other processes. They are written to a temporary name, renamed, and read back with a size
+//! limit. A record that must survive a crash of the host is synced; a record that such a crash makes pointless is not,
+//! because a start would wait for the disk.
 
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
@@ -9,17 +10,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Largest record that is read back, in bytes.
+/// Largest record that is read, in bytes.
 const MAX_RECORD: u64 = 1 << 20;
 
-/// Replaces `dir/name` by this record; on return it survives a power cut. The file's mode is 0600.
+/// Replaces the record `dir/name`. On return it survives a power cut. The file's mode is 0600.
 pub fn write(dir: &Path, name: &str, record: &impl Serialize) -> io::Result<()> {
     publish(dir, name, record, File::sync_all)?;
     File::open(dir)?.sync_all()
 }
 
-/// Replaces `dir/name` by this record for every process that looks, as long as this host runs: facts about processes.
-/// After a crash of the host there may be the old record, the new one, or an empty file, which [`read`] takes for none.
+/// Replaces the record `dir/name` without syncing it, for facts about processes of this boot. After a crash of the host
+/// there may be the old record, the new one, or an empty file, which [`read`] treats as no record.
 pub fn write_volatile(dir: &Path, name: &str, record: &impl Serialize) -> io::Result<()> {
     publish(dir, name, record, |_| Ok(()))
 }
@@ -33,7 +34,7 @@ fn publish(
     Staged::write(dir, name, record, finish)?.publish()
 }
 
-/// A record that is written and has not got its name yet: [`staged`] finds it, [`read`] does not.
+/// A complete record that does not have its name yet: [`staged`] finds it, [`read`] does not.
 #[derive(Debug)]
 pub struct Staged {
     path: PathBuf,
@@ -41,7 +42,7 @@ pub struct Staged {
 }
 
 impl Staged {
-    /// Writes a volatile record for `dir/name` aside.
+    /// Writes an unsynced record for `dir/name` to a temporary name.
     pub fn new(dir: &Path, name: &str, record: &impl Serialize) -> io::Result<Self> {
         Self::write(dir, name, record, |_| Ok(()))
     }
@@ -61,7 +62,7 @@ impl Staged {
         Ok(staged)
     }
 
-    /// Gives it its name.
+    /// Renames the record to its name.
     pub fn publish(self) -> io::Result<()> {
         fs::rename(&self.path, &self.target)
     }
@@ -69,7 +70,7 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // It is gone once it was published, and may never have been made.
+        // The file is gone if it was published, and may never have been made.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -78,7 +79,7 @@ fn staged_prefix(name: &str) -> String {
     format!(".{name}.")
 }
 
-/// Every record for `dir/name` that is written aside and whole.
+/// Reads all complete records for `dir/name` that have no name yet.
 pub fn staged<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Vec<T>> {
     let prefix = staged_prefix(name);
     let mut found = Vec::new();
@@ -86,7 +87,7 @@ pub fn staged<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Vec<T>>
         let file = entry?.file_name();
         if file.as_encoded_bytes().starts_with(prefix.as_bytes())
             && let Some(file) = file.to_str()
-            // One that is being written is none yet.
+            // An incomplete record is skipped.
             && let Ok(Some(record)) = read(dir, file)
         {
             found.push(record);
@@ -95,7 +96,7 @@ pub fn staged<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Vec<T>>
     Ok(found)
 }
 
-/// The record in `dir/name`; `None` when there is no such file, or nothing in it.
+/// Reads the record `dir/name`; `None` if there is no such file or it is empty.
 pub fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>> {
     let file = match File::open(dir.join(name)) {
         Ok(file) => file,
@@ -113,7 +114,7 @@ pub fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> io::Result<Option<T>
     Ok(Some(serde_json::from_slice(&bytes)?))
 }
 
-/// Removes `dir/name`; that it was not there is fine.
+/// Removes the record `dir/name`, if it exists.
 pub fn remove(dir: &Path, name: &str) -> io::Result<()> {
     match fs::remove_file(dir.join(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,4 +1,4 @@
-//! A socket's path that is watched: a socket can be removed while its process listens, and then nobody reaches it.
+//! Watching a socket's path: a socket file can be removed while its process listens, and then nobody can connect.
 
 use std::{
     fs, io,

@@ -1,7 +1,7 @@
-//! Keys for ssh: one of the user's for all VMs, one host key per VM, made when somebody first wants to enter; and a
-//! known_hosts file that is nothing but a function of the VMs there are, so that a key is forgotten with its VM.
+//! SSH keys: one user key for all VMs, and one host key per VM, made on the first access. The known_hosts file is
+//! derived from the VMs that exist, so a host key is forgotten with its VM.
 //!
-//! How a connection is made is nothing to this module: that is the CLI's and the agent's.
+//! Connections are not made here but by the CLI and the agent.
 
 use crate::{
     failures,
@@ -26,7 +26,7 @@ use std::{
 };
 use tokio::sync::Mutex;
 
-/// A VM's host key, in its directory.
+/// File name of a VM's host key in the VM's directory.
 const HOST_KEY: &str = "ssh_host_ed25519_key";
 /// Largest key file, in bytes.
 const MAX_KEY: u64 = 16 << 10;
@@ -35,7 +35,7 @@ const MAX_KEY: u64 = 16 << 10;
 pub(crate) struct SshKeys {
     layout: Layout,
     store: Store,
-    /// One at a time makes keys or writes the file of known hosts.
+    /// Held while keys or the known_hosts file are written.
     writing: Mutex<()>,
 }
 
@@ -44,7 +44,7 @@ impl SshKeys {
         Self { layout, store, writing: Mutex::new(()) }
     }
 
-    /// What is needed to enter a VM; made now where it is missing.
+    /// Returns the keys and files for access to a VM, and makes what is missing.
     pub(crate) async fn access(&self, vm: &VmRow) -> Result<SshAccess, Failure> {
         let _writing = self.writing.lock().await;
         let dir = self.layout.ssh();
@@ -66,14 +66,14 @@ impl SshKeys {
         })
     }
 
-    /// Forgets a VM that goes.
+    /// Removes a VM that is being deleted from known_hosts.
     pub(crate) async fn forget(&self, vm: &VmId) -> Result<(), Failure> {
         let _writing = self.writing.lock().await;
-        // Without the file nothing of it is known.
+        // Without the file there is nothing to forget.
         if self.layout.known_hosts().exists() { self.know_hosts(Some(vm)).await.map(drop) } else { Ok(()) }
     }
 
-    /// Writes the file of known hosts: every VM with a key, but for one.
+    /// Writes known_hosts: every VM that has a host key, except `but`.
     async fn know_hosts(&self, but: Option<&VmId>) -> Result<PathBuf, Failure> {
         let mut hosts = String::from("# Written by banger: one line a VM.\n");
         for vm in self.store.vms().await? {
@@ -82,7 +82,7 @@ impl SshKeys {
                 continue;
             }
             let key = text(&key)?;
-            // The comment at the end is no part of what is known.
+            // The comment at the end of a key does not belong in known_hosts.
             let key: Vec<&str> = key.split_whitespace().take(2).collect();
             let _ = writeln!(hosts, "{0}.vm,{1}.vm {2}", vm.name, vm.id, key.join(" "));
         }
@@ -92,7 +92,7 @@ impl SshKeys {
     }
 }
 
-/// Makes a key pair at `path` if there is none. A half made one has another name.
+/// Makes a key pair at `path` if there is none. An incomplete pair has another name.
 async fn make(path: &Path, comment: &str) -> Result<(), Failure> {
     if path.exists() && public(path).exists() {
         return Ok(());
@@ -116,7 +116,7 @@ async fn make(path: &Path, comment: &str) -> Result<(), Failure> {
         }
         _ => failures::because(Code::Unavailable, "cannot make an ssh key", &error),
     })?;
-    // The private one last: what has both names is a whole pair.
+    // The private key comes last: if both names exist, the pair is complete.
     for (from, to) in [(public(&staged), public(path)), (staged.clone(), path.to_owned())] {
         fs::rename(&from, &to).map_err(|error| failures::io("write", &to, &error))?;
     }
@@ -136,7 +136,7 @@ fn text(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Replaces a file in one step; on return it survives a power cut.
+/// Replaces a file atomically; on return it survives a power cut.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let staged = path.with_extension("new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged)?;
@@ -177,7 +177,7 @@ mod tests {
         assert!(access.authorized_keys.starts_with("ssh-ed25519 "));
         let mode = |path: &str| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&access.identity), mode(&access.known_hosts)), (0o600, 0o600));
-        // The same key for ever, and one of its own for each.
+        // Each VM keeps its own key.
         assert_eq!(keys.access(&one).await.unwrap(), access);
         let other = keys.access(&two).await.unwrap();
         assert_ne!(other.host_key, access.host_key);
@@ -186,7 +186,7 @@ mod tests {
         assert!(known().contains(&format!("one.vm,{}.vm ssh-ed25519 ", one.id)) && known().contains("two.vm,"));
         keys.forget(&one.id).await.unwrap();
         assert!(!known().contains("one.vm") && known().contains("two.vm,"), "{}", known());
-        // A pair that was half made is made anew.
+        // An incomplete pair is made again.
         fs::remove_file(layout.vm(&two.id).join("ssh_host_ed25519_key.pub")).unwrap();
         assert_ne!(keys.access(&two).await.unwrap().host_key, other.host_key);
     }

@@ -1,8 +1,8 @@
-//! What the daemon must not forget: VMs, what each of them holds, leases, image names.
+//! Store: the daemon's durable state, which is VMs, the resources that each holds, leases and image names.
 //!
-//! SQLite behind one thread that owns the only connection: one writer by construction, and the async side waits for an
-//! answer instead of blocking on a disk. UNIQUE constraints are the allocator: whoever inserts the row has the name.
-//! The store knows shapes and constraints; what a state change means is decided in [`crate::vm`].
+//! One thread owns the only SQLite connection. So there is one writer by construction, and async code waits for an
+//! answer instead of blocking on a disk. UNIQUE constraints do the allocation: whoever inserts a row owns the name. The
+//! store knows shapes and constraints; what a state change means is decided in [`crate::vm`].
 
 mod addresses;
 mod image_names;
@@ -27,59 +27,59 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// Why the store did not do it.
+/// Error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database cannot be opened.
     #[error("cannot open {}", path.display())]
     Open {
-        /// The database.
+        /// Path of the database.
         path: PathBuf,
-        /// What SQLite said.
+        /// SQLite's error.
         source: rusqlite::Error,
     },
-    /// A newer banger has been here.
+    /// A newer version of banger has upgraded the database.
     #[error("{} was written by a newer version (schema {found}, this one knows {known})", path.display())]
     Newer {
-        /// The database.
+        /// Path of the database.
         path: PathBuf,
-        /// Its schema.
+        /// Schema version of the database.
         found: i64,
-        /// Ours.
+        /// Schema version of this program.
         known: usize,
     },
-    /// The schema cannot be brought up to date.
+    /// The schema cannot be upgraded.
     #[error("cannot migrate {}", path.display())]
     Migrate {
-        /// The database.
+        /// Path of the database.
         path: PathBuf,
-        /// Which step, and what SQLite said.
+        /// The migration that failed, and SQLite's error.
         source: rusqlite_migration::Error,
     },
     /// The thread cannot be started.
     #[error("cannot start the store's thread")]
     Thread(#[source] io::Error),
-    /// The value is taken: a UNIQUE constraint said so.
+    /// A UNIQUE constraint refused the value.
     #[error("{0} is taken")]
     Taken(&'static str),
-    /// A row does not say what this version understands.
+    /// This version cannot interpret a row.
     #[error("the row of {what} makes no sense")]
     Garbled {
-        /// Which.
+        /// Description of the row.
         what: String,
-        /// Why.
+        /// Parser error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// SQLite failed.
     #[error("the database failed")]
     Database(#[from] rusqlite::Error),
-    /// The store's thread is gone: it panicked, or the daemon is ending.
+    /// The store's thread has ended: it panicked, or the daemon is ending.
     #[error("the store is closed")]
     Closed,
 }
 
 impl StoreError {
-    /// Whether a UNIQUE constraint refused.
+    /// Whether a UNIQUE constraint caused the error.
     fn is_unique(error: &rusqlite::Error) -> bool {
         matches!(error, rusqlite::Error::SqliteFailure(failure, _)
             if failure.code == ErrorCode::ConstraintViolation
@@ -89,14 +89,14 @@ impl StoreError {
 
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
-/// The database. Clones are the same database.
+/// The database. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Store {
     jobs: mpsc::Sender<Job>,
 }
 
 impl Store {
-    /// Opens (or makes) the database at `path` and brings its schema up to date.
+    /// Opens or creates the database at `path` and upgrades its schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let mut connection = schema::open(path)?;
         let (jobs, todo) = mpsc::channel::<Job>();
@@ -112,14 +112,14 @@ impl Store {
         Ok(Self { jobs })
     }
 
-    /// Runs `work` on the connection.
+    /// Runs `work` on the connection and returns its result.
     async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (answer, result) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
-            // A caller that went away does not undo what it asked for.
+            // Work that was requested is done even if the caller goes away.
             let _ = answer.send(work(connection));
         });
         self.jobs.send(job).map_err(|_| StoreError::Closed)?;
@@ -132,7 +132,7 @@ pub(crate) mod tests {
     pub(crate) use super::vms::tests::vm as sample;
     use super::*;
 
-    /// A store in a directory of its own.
+    /// Opens a store in a temporary directory.
     pub(crate) fn store() -> (tempfile::TempDir, Store) {
         let temp = tempfile::tempdir().unwrap();
         let store = Store::open(&temp.path().join("state.db")).unwrap();

@@ -1,4 +1,5 @@
-//! The composition: which services there are, what each may use, and which capabilities a VM's start goes through.
+//! Composition: builds the services, gives each what it may use, and lists the capabilities that a VM's start goes
+//! through.
 
 use crate::{
     capability::{
@@ -24,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-/// Programs of ours that the daemon runs or hands on.
+/// Banger's own programs that the daemon runs or passes on.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) shim: PathBuf,
@@ -33,8 +34,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Beside this program, where they are installed together, else in `PATH`. One that is nowhere is missed when it is
-    /// run: a daemon without it can still stop and delete VMs.
+    /// Finds each beside this program, where they are installed together, or else in `PATH`. A missing program fails
+    /// only when it is run: a daemon without it can still stop and delete VMs.
     pub(crate) fn find() -> Self {
         Self { shim: find("banger-shim"), agent: find("banger-vsock-agent"), root_helper: find("bangerd-root") }
     }
@@ -48,12 +49,12 @@ fn find(name: &str) -> PathBuf {
     found.or(beside).unwrap_or_else(|| name.into())
 }
 
-/// Whether this user may run the file. Otherwise a file that happens to have the name would hide the program.
+/// Whether this user may run the file. Any other file of that name must not hide the program.
 fn is_executable(path: &Path) -> bool {
     path.is_file() && access(path, Access::EXEC_OK).is_ok()
 }
 
-/// The services the API is made of.
+/// The services behind the API.
 #[derive(Clone)]
 pub(crate) struct Services {
     pub(crate) images: Arc<ImageService>,
@@ -62,7 +63,7 @@ pub(crate) struct Services {
     pub(crate) ssh: Arc<SshKeys>,
 }
 
-/// Builds every service and the list of capabilities. Nothing below holds what is built here.
+/// Builds every service and the list of capabilities. No lower layer keeps a reference to the result.
 pub(crate) fn wire_services(
     layout: &Layout,
     config: &Config,

@@ -1,7 +1,8 @@
-//! WorkspaceService: where work happens in a guest — what a command gets that says nothing, which directories are the
-//! VM's own, and which repository was brought there.
+//! WorkspaceService: the defaults of commands in a guest, the directories that live on a VM's own disk, and the record
+//! of the repository that was imported.
 //!
-//! It never runs git and never sees a repository: whoever brings one (the CLI, in its user's name) says what it brought.
+//! It never runs git and never sees a repository: the client that imports one (the CLI, as its user) reports what it
+//! did.
 
 use crate::clock;
 use banger_proto::{
@@ -11,18 +12,18 @@ use banger_proto::{
 };
 use std::collections::BTreeMap;
 
-/// Directories that live on the work disk itself: people keep data there, and Docker, containerd and kubelet cannot
-/// use an overlay for theirs.
+/// Directories that live on the work disk itself: people keep data there, and Docker, containerd and kubelet cannot use
+/// an overlay for theirs.
 const OWN_DIRECTORIES: [&str; 6] =
     ["/root", "/home", "/var/lib/docker", "/var/lib/containerd", "/var/lib/containers", "/var/lib/kubelet"];
-/// Most bytes of names and values together; a guest's configuration has room for them and little more.
+/// Largest size of an environment, in bytes of names and values together. A guest's configuration has little more room.
 const MAX_ENV: usize = 512 << 10;
-/// Longest path a guest's kernel takes.
+/// Longest path that a guest's kernel accepts, in bytes.
 const MAX_PATH: usize = 4095;
-/// Longest user and group.
+/// Longest user and group, in bytes.
 const MAX_USER: usize = 256;
 
-/// What every exec in a VM gets unless it says otherwise.
+/// Defaults of every command that is executed in a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExecDefaults {
     /// Environment.
@@ -33,12 +34,12 @@ pub(crate) struct ExecDefaults {
     pub(crate) user: Option<String>,
 }
 
-/// Decides where a VM's work happens.
+/// Decides about work in guests.
 #[derive(Debug, Default)]
 pub(crate) struct WorkspaceService;
 
 impl WorkspaceService {
-    /// Checks what was asked for, before anything is created.
+    /// Checks the requested defaults, before anything is created.
     #[expect(clippy::unused_self, reason = "who is asked is the service, whatever it needs to answer")]
     pub(crate) fn exec_defaults(
         &self,
@@ -70,7 +71,7 @@ impl WorkspaceService {
         Ok(ExecDefaults { env, workdir, user })
     }
 
-    /// What is written down of a repository that was brought into a VM now.
+    /// Checks the report about an import and turns it into a record, dated now.
     #[expect(clippy::unused_self, reason = "who is asked is the service, whatever it needs to answer")]
     pub(crate) fn record(&self, said: RecordWorkspace) -> Result<Workspace, Failure> {
         for path in [&said.guest_path, &said.source_path] {
@@ -101,14 +102,14 @@ impl WorkspaceService {
         })
     }
 
-    /// Directories that live on the VM's own disk, each seeded once from the image.
+    /// Returns the directories that live on the VM's own disk. Each is filled once from the image.
     #[expect(clippy::unused_self, reason = "who is asked is the service, whatever it needs to answer")]
     pub(crate) fn own_directories(&self) -> Vec<String> {
         OWN_DIRECTORIES.map(str::to_owned).into()
     }
 }
 
-/// One or two names or numbers. Whether the image knows them is the guest's to say.
+/// Whether the text has the form of a user: one or two names or numbers. Whether the user exists only the guest knows.
 fn is_user(text: &str) -> bool {
     let part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
     text.len() <= MAX_USER && text.splitn(2, ':').all(part)

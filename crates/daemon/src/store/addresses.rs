@@ -1,4 +1,4 @@
-//! The `addresses` and `networks` tables: where each VM stands. UNIQUE (network, host) is the allocator.
+//! The `addresses` and `networks` tables: the address of each VM. UNIQUE (network, host) does the allocation.
 
 use super::{Store, StoreError};
 use banger_proto::{
@@ -7,18 +7,18 @@ use banger_proto::{
 };
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-/// A VM's place: the number of its network, and of its address there.
+/// An allocated address: the index of the network, and of the host in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AddressSlot {
-    /// 0 is the network whose VMs do not see each other.
+    /// Index of the network; 0 is the one whose VMs cannot see each other.
     pub network: u8,
-    /// Counted from the network's first address.
+    /// Index of the address, counted from the network's first address.
     pub host: u16,
 }
 
 impl Store {
-    /// Gives `vm` an address on a network and writes it down. One that has an address there keeps it.
-    /// [`StoreError::Taken`] when there is no free address, or no free network.
+    /// Allocates an address for `vm` on a network. A VM that already has an address there keeps it.
+    /// [`StoreError::Taken`] if no address or no network is free.
     pub async fn assign_address(&self, vm: &VmId, network: Option<&NetworkName>) -> Result<AddressSlot, StoreError> {
         let (vm, network) = (vm.to_string(), network.map(ToString::to_string));
         self.call(move |connection| {
@@ -38,7 +38,7 @@ impl Store {
         .await
     }
 
-    /// Takes the address of `vm` back. What is not there is not missed.
+    /// Frees the address of `vm`, if it has one.
     pub async fn release_address(&self, vm: &VmId) -> Result<(), StoreError> {
         let vm = vm.to_string();
         self.call(move |connection| {
@@ -48,7 +48,7 @@ impl Store {
         .await
     }
 
-    /// Every VM that has an address.
+    /// Lists all VMs that have an address.
     pub async fn assigned_addresses(&self) -> Result<Vec<(VmId, AddressSlot)>, StoreError> {
         self.call(|connection| {
             let mut query = connection.prepare("SELECT vm_id, network, host FROM addresses ORDER BY network, host")?;
@@ -73,7 +73,7 @@ fn slot_of(connection: &Connection, vm: &str) -> rusqlite::Result<Option<Address
         .optional()
 }
 
-/// The number of a named network; a new name gets the lowest that is free.
+/// Returns the index of a named network. A new name gets the lowest free index.
 fn number_of(transaction: &Transaction<'_>, name: &str) -> Result<u8, StoreError> {
     let known = transaction
         .query_row("SELECT number FROM networks WHERE name = ?1", params![name], |row| row.get(0))
@@ -105,7 +105,7 @@ fn new_slot(transaction: &Transaction<'_>, vm: &str, network: u8) -> Result<Addr
     Ok(AddressSlot { network, host })
 }
 
-/// The lowest number from `first` below `end` that the query does not list.
+/// Returns the lowest number from `first` and below `end` that the query does not return.
 fn lowest_free(
     transaction: &Transaction<'_>,
     query: &str,
@@ -129,7 +129,7 @@ fn lowest_free(
     Ok((free < end).then_some(free))
 }
 
-/// A network goes with its last VM.
+/// Deletes networks without VMs.
 fn forget_empty(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("DELETE FROM networks WHERE number NOT IN (SELECT network FROM addresses)", []).map(drop)
 }

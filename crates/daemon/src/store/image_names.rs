@@ -1,4 +1,4 @@
-//! The `image_names` table: which image a name means now. Images themselves are directories of the image store.
+//! The `image_names` table: the image that each name points at. Images themselves are directories in the image store.
 
 use super::{Store, StoreError};
 use banger_artifacts::oci::Platform;
@@ -6,27 +6,27 @@ use banger_proto::name::{ImageId, ImageName};
 use rusqlite::{OptionalExtension as _, params};
 use std::fmt;
 
-/// How an image came to a name.
+/// Origin of a name: how it came to point at its image.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Origin {
-    /// Where the image came from; `None` for what was made here.
+    /// Source of the image; `None` for an image made on this host.
     pub source: Option<String>,
-    /// A person gave the name, rather than the image's source.
+    /// Whether a user chose the name, and not the image's source.
     pub chosen: bool,
-    /// What leads to the very image, where the source alone may lead to another or to none.
+    /// Reference to exactly this image, where the source alone may lead to another image or to none.
     pub pinned: Option<Pinned>,
 }
 
-/// What leads to one image and no other.
+/// Reference to exactly one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pinned {
-    /// With a digest, where its source is a registry.
+    /// The reference, with a digest if the source is a registry.
     pub reference: String,
-    /// For which machines, where they are not of this host's kind.
+    /// Platform of the image, if it is not this host's.
     pub platform: Option<Platform>,
 }
 
-/// As it is written down: the reference, and the platform behind it where there is one.
+/// Formats the value as it is stored: the reference, and the platform if there is one.
 impl fmt::Display for Pinned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.reference)?;
@@ -36,7 +36,7 @@ impl fmt::Display for Pinned {
 
 impl From<String> for Pinned {
     fn from(text: String) -> Self {
-        // Only a file's reference may have a blank in it, and that is not pinned but for its platform.
+        // Only a file's reference may contain a space, and it is pinned only for its platform.
         let parts = text.rsplit_once(' ').and_then(|(reference, platform)| Some((reference, platform.parse().ok()?)));
         match parts {
             Some((reference, platform)) => Self { reference: reference.to_owned(), platform: Some(platform) },
@@ -45,24 +45,24 @@ impl From<String> for Pinned {
     }
 }
 
-/// What the source of a catalog's image begins with, before the entry's name.
+/// Prefix of the source of a catalog's image; the entry's name follows.
 const CATALOG: &str = "catalog ";
 
 impl Origin {
-    /// The source of what a catalog offers under this name.
+    /// Returns the source of a catalog's entry.
     pub(crate) fn of_catalog(entry: &ImageName) -> String {
         format!("{CATALOG}{entry}")
     }
 
-    /// The catalog's entry it came from, if it came from one.
+    /// Returns the name of the catalog's entry that the image came from, if it came from a catalog.
     pub(crate) fn catalog(&self) -> Option<&str> {
         self.source.as_deref()?.strip_prefix(CATALOG)
     }
 }
 
 impl Store {
-    /// Points `name` at an image, wherever it pointed before. What a person gave once to what comes from one source stays
-    /// given while it comes from there.
+    /// Points `name` at an image, wherever it pointed before. A name that a user chose remains chosen as long as the
+    /// source stays the same.
     pub async fn name_image(&self, name: &ImageName, id: &ImageId, origin: Origin) -> Result<(), StoreError> {
         let (name, id) = (name.to_string(), id.to_string());
         let pinned = origin.pinned.map(|pinned| pinned.to_string());
@@ -78,7 +78,7 @@ impl Store {
         .await
     }
 
-    /// What `name` points at, and how that came to it; `None` when there is no such name.
+    /// Returns the image that `name` points at and the name's origin.
     pub async fn name_origin(&self, name: &ImageName) -> Result<Option<(ImageId, Origin)>, StoreError> {
         let name = name.to_string();
         self.call(move |connection| {
@@ -94,7 +94,7 @@ impl Store {
         .await
     }
 
-    /// Points every name of one image at another.
+    /// Points every name of one image at another image.
     pub async fn rename_image(&self, from: &ImageId, to: &ImageId) -> Result<(), StoreError> {
         let (from, to) = (from.to_string(), to.to_string());
         self.call(move |connection| {
@@ -104,12 +104,12 @@ impl Store {
         .await
     }
 
-    /// What `name` points at.
+    /// Returns the image that `name` points at.
     pub async fn image_named(&self, name: &ImageName) -> Result<Option<ImageId>, StoreError> {
         Ok(self.name_origin(name).await?.map(|(id, _)| id))
     }
 
-    /// The names of one image, sorted.
+    /// Lists the names of one image, sorted.
     pub async fn names_of_image(&self, id: &ImageId) -> Result<Vec<ImageName>, StoreError> {
         let id = id.to_string();
         self.call(move |connection| {
@@ -121,7 +121,7 @@ impl Store {
         .await
     }
 
-    /// Every name with what it points at, sorted by name.
+    /// Lists all names with their images, sorted by name.
     pub async fn image_names(&self) -> Result<Vec<(ImageName, ImageId)>, StoreError> {
         self.call(|connection| {
             let mut query = connection.prepare_cached("SELECT name, image_id FROM image_names ORDER BY name")?;
@@ -136,7 +136,7 @@ impl Store {
         .await
     }
 
-    /// Forgets a name.
+    /// Deletes a name.
     pub async fn unname(&self, name: &ImageName) -> Result<(), StoreError> {
         let name = name.to_string();
         self.call(move |connection| {
@@ -146,7 +146,7 @@ impl Store {
         .await
     }
 
-    /// Forgets every name of an image.
+    /// Deletes all names of an image.
     pub async fn unname_image(&self, id: &ImageId) -> Result<(), StoreError> {
         let id = id.to_string();
         self.call(move |connection| {

@@ -1,16 +1,16 @@
-//! The `leases` table: VMs that go with the process that asked for them (`--rm`).
+//! The `leases` table: VMs that are deleted when the process that asked for them ends (`--rm`).
 
 use super::{Store, StoreError};
 use crate::process::ProcessIdentity;
 use banger_proto::name::VmId;
 use rusqlite::params;
 
-/// A VM and the process it goes with.
+/// Lease of a VM by a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The VM.
     pub vm: VmId,
-    /// Boot id of the host the process runs on: after a reboot it is gone.
+    /// Boot id of the host in which the process runs; after a reboot it has ended.
     pub host_boot_id: String,
     /// The process.
     pub holder: ProcessIdentity,
@@ -34,7 +34,7 @@ impl Store {
         .await
     }
 
-    /// Unties it: the VM stays.
+    /// Ends the lease of a VM: the VM stays.
     pub async fn delete_lease(&self, vm: &VmId) -> Result<(), StoreError> {
         let vm = vm.clone();
         self.call(move |connection| {
@@ -44,7 +44,7 @@ impl Store {
         .await
     }
 
-    /// All leases.
+    /// Lists all leases.
     pub async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
         self.call(|connection| {
             let mut query =

@@ -1,29 +1,29 @@
 //! The `resources` table: what each VM holds on this host.
 //!
-//! A row is written before the resource is taken and deleted after it was given back, so that whatever happens in
-//! between, a later daemon knows what may be out there. The primary key is the allocator.
+//! A row is written before the resource is taken and deleted after it was given back. So a later daemon knows what may
+//! be in use, whatever happens in between. The primary key does the allocation.
 
 use super::{Store, StoreError};
 use banger_proto::name::VmId;
 use rusqlite::params;
 
-/// A kind of thing a VM can hold. Addresses have a table of their own.
+/// Kind of resource. Addresses have a table of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResourceKind {
-    /// The durable directory with its disk; the value is the VM's id.
+    /// State directory with the VM's disk; the value is the VM's id.
     StateDirectory,
-    /// The directory of sockets; the value is the VM's id.
+    /// Directory of sockets; the value is the VM's id.
     RunDirectory,
-    /// A shim, running or about to; the value is the VM's id.
+    /// A shim that runs or is about to; the value is the VM's id.
     Shim,
-    /// A port of the host; the value is its address (`127.0.0.1:8080`).
+    /// Port of the host; the value is its address (`127.0.0.1:8080`).
     Port,
 }
 
 impl ResourceKind {
     const ALL: [Self; 4] = [Self::StateDirectory, Self::RunDirectory, Self::Shim, Self::Port];
 
-    /// The kind as it stands in the store.
+    /// Returns the kind as it is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::StateDirectory => "state_dir",
@@ -34,18 +34,18 @@ impl ResourceKind {
     }
 }
 
-/// One thing a VM holds.
+/// One resource of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
-    /// What kind of thing.
+    /// Kind of the resource.
     pub kind: ResourceKind,
-    /// Which one of its kind.
+    /// Name of the resource among those of its kind.
     pub value: String,
 }
 
 impl Store {
-    /// Records that `vm` is about to take a resource. Recording what it holds already changes nothing;
-    /// [`StoreError::Taken`] when another VM holds it.
+    /// Records that `vm` is about to take a resource. Does nothing if it already holds it; [`StoreError::Taken`] if
+    /// another VM does.
     pub async fn claim(&self, vm: &VmId, kind: ResourceKind, value: &str) -> Result<(), StoreError> {
         let (vm, value) = (vm.to_string(), value.to_owned());
         self.call(move |connection| {
@@ -72,7 +72,7 @@ impl Store {
         .await
     }
 
-    /// What `vm` holds.
+    /// Lists the resources of `vm`.
     pub async fn resources(&self, vm: &VmId) -> Result<Vec<Resource>, StoreError> {
         let vm = vm.to_string();
         self.call(move |connection| {
@@ -109,7 +109,7 @@ mod tests {
         store.claim(&a.id, ResourceKind::RunDirectory, "x").await.unwrap();
         assert!(matches!(store.claim(&b.id, ResourceKind::RunDirectory, "x").await, Err(StoreError::Taken("run_dir"))));
         assert!(store.delete_vm(&a.id).await.is_err());
-        // Giving back what another VM holds changes nothing.
+        // A VM cannot give back the resource of another VM.
         store.unclaim(&b.id, ResourceKind::RunDirectory, "x").await.unwrap();
         assert_eq!(store.resources(&a.id).await.unwrap().len(), 1);
         store.unclaim(&a.id, ResourceKind::RunDirectory, "x").await.unwrap();

@@ -1,4 +1,4 @@
-//! One VM as the store keeps it.
+//! Rows of VMs, as the store keeps them.
 
 use crate::process::ProcessIdentity;
 use banger_proto::{
@@ -15,88 +15,88 @@ use banger_proto::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A VM: who it is, what it was asked to be, how it is doing.
+/// A VM: its identity, its specification and its condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmRow {
     /// Unique, never reused.
     pub id: VmId,
-    /// Unique among VMs that exist.
+    /// Unique among existing VMs.
     pub name: VmName,
     /// The guest's `/etc/machine-id`.
     pub machine_id: String,
-    /// Where it is in its life.
+    /// State of the VM.
     pub state: VmState,
-    /// Why it is there, when that needs saying.
+    /// Reason for the state, if there is something to say.
     pub reason: Option<String>,
-    /// When it was created, in seconds since 1970. [`Store::set_created`](super::Store::set_created) alone changes it.
+    /// Creation time in seconds since 1970. Only [`Store::set_created`](super::Store::set_created) changes it.
     pub created_at: u64,
-    /// The same by the host's own clock; absent from one that was made before that was written down.
+    /// Creation time by the clock since the host's boot; absent in rows from before this was recorded.
     pub birth: Option<Birth>,
-    /// What it was asked to be; fixed until somebody sets it anew.
+    /// Specification of the VM; fixed until it is set anew.
     pub spec: VmSpec,
-    /// Facts of its last start.
+    /// Facts of the last start.
     pub run: Run,
-    /// When it was last used, in seconds since 1970.
+    /// Time of the last use, in seconds since 1970.
     pub last_used: Option<u64>,
-    /// The repository in it. [`Store::set_workspace`](super::Store::set_workspace) alone writes it.
+    /// The imported repository. Only [`Store::set_workspace`](super::Store::set_workspace) writes it.
     pub workspace: Option<Workspace>,
 }
 
-/// A moment in one boot of a host.
+/// A moment in one boot of the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Birth {
-    /// Which boot.
+    /// Boot id of the host.
     pub host_boot_id: String,
-    /// Milliseconds since it, sleep included.
+    /// Milliseconds since that boot, sleep included.
     pub at_ms: u64,
 }
 
-/// What a VM was asked to be, every value resolved.
+/// Specification of a VM, every value resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSpec {
-    /// The image's name then.
+    /// Name of the image at the VM's creation.
     pub image: ImageName,
-    /// The image itself.
+    /// Id of the image.
     pub image_id: ImageId,
-    /// The kernel.
+    /// Name of the kernel.
     pub kernel: KernelName,
-    /// The monitor asked for; `None` is what the configuration says at each start.
+    /// The requested VMM; `None` leaves the choice to the configuration at each start.
     pub vmm: Option<VmmChoice>,
-    /// Virtual processors.
+    /// Number of virtual CPUs.
     pub vcpu: u32,
     /// Guest memory.
     pub memory: ByteSize,
     /// Size of the work disk.
     pub disk_size: ByteSize,
-    /// PID 1.
+    /// Program that is process 1 of the guest.
     pub init: Init,
-    /// Environment of every exec.
+    /// Environment of every command.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Working directory of an exec that names none.
+    /// Working directory of a command without one of its own.
     #[serde(default)]
     pub workdir: Option<String>,
-    /// User of an exec that names none.
+    /// User of a command without one of its own.
     #[serde(default)]
     pub user: Option<String>,
-    /// Starts even when its memory is not free.
+    /// Whether the VM may start when too little memory is free.
     #[serde(default)]
     pub overcommit: bool,
-    /// How long after its creation it is deleted.
+    /// Time to live, counted from the creation.
     #[serde(default)]
     pub ttl: Option<Span>,
-    /// Its network, what it may reach, its published ports.
+    /// Network, reachable destinations and published ports.
     #[serde(default)]
     pub network: NetworkSpec,
-    /// Which rule gave which value.
+    /// The rule that gave each size, by the size's name.
     #[serde(default)]
     pub sources: BTreeMap<String, String>,
 }
 
-/// The sizes a machine was started with; those of the spec may have been set anew since.
+/// Sizes that a machine was started with. The spec's may have changed since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sizes {
-    /// Virtual processors.
+    /// Number of virtual CPUs.
     pub vcpu: u32,
     /// Guest memory.
     pub memory: ByteSize,
@@ -105,23 +105,23 @@ pub struct Sizes {
 }
 
 impl VmSpec {
-    /// The sizes of the next start.
+    /// Returns the sizes of the next start.
     pub fn sizes(&self) -> Sizes {
         Sizes { vcpu: self.vcpu, memory: self.memory, disk_size: self.disk_size }
     }
 }
 
-/// What a VM was asked to be on the network.
+/// Network of a VM, as it was requested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NetworkSpec {
-    /// Whether the public internet is open.
+    /// Whether the public internet is reachable.
     pub nat: bool,
-    /// Destinations that are open.
+    /// Destinations that are allowed.
     pub allow: Vec<Rule>,
-    /// Destinations that are closed.
+    /// Destinations that are denied.
     pub deny: Vec<Rule>,
-    /// VMs on one network reach each other; `None` is alone.
+    /// Network whose VMs reach each other; `None` for a VM on its own.
     pub name: Option<NetworkName>,
     /// Ports of the host that lead into the guest.
     pub publish: Vec<Publish>,
@@ -133,44 +133,44 @@ impl Default for NetworkSpec {
     }
 }
 
-/// Facts of a VM's last start; empty before the first.
+/// Facts of a VM's last start; empty before the first one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Run {
-    /// When it was asked for, in seconds since 1970.
+    /// Time of the request, in seconds since 1970.
     pub started_at: Option<u64>,
-    /// What the machine was given.
+    /// Sizes of the machine.
     pub sizes: Option<Sizes>,
-    /// The monitor that was chosen.
+    /// The chosen VMM.
     pub vmm: Option<Vmm>,
-    /// What executes the guest.
+    /// KVM or software emulation.
     pub accelerator: Option<Accelerator>,
-    /// Why these two.
+    /// Reason for this choice.
     pub vmm_reason: Option<String>,
-    /// What of the monitor's confinement is missing.
+    /// Missing parts of the VMM's confinement and the reason; `None` when it is complete.
     pub unconfined: Option<String>,
-    /// The shim, while there is one.
+    /// Shim process, while there is one.
     pub shim: Option<ProcessIdentity>,
-    /// The monitor's process, while there is one.
+    /// VMM process, while there is one.
     pub vmm_process: Option<ProcessIdentity>,
-    /// Boot id of the running kernel.
+    /// Boot id of the running guest kernel.
     pub boot_id: Option<String>,
-    /// Which init runs; never `auto`.
+    /// The init that runs; never `auto`.
     pub init: Option<Init>,
-    /// Version of the agent API its agent speaks.
+    /// Version of the agent's API.
     pub agent_api: Option<u32>,
-    /// What the image's init says of the boot.
+    /// Boot state that the image's init reports.
     pub boot_state: Option<String>,
     /// Published ports, while there is a shim.
     pub published: Vec<Publish>,
-    /// Its deletion has begun: whatever dies meanwhile, the next daemon goes on with it.
+    /// Whether the VM's deletion has begun: if it is interrupted, the next daemon completes it.
     pub deleting: bool,
-    /// Where the time of the start went.
+    /// Durations of the parts of the start.
     pub phases: Vec<Phase>,
 }
 
 impl Run {
-    /// Forgets what was true of processes that are gone, and keeps what explains the last start.
+    /// Clears what was true of processes that have ended, and keeps what explains the last start.
     pub fn ended(&mut self) {
         self.shim = None;
         self.vmm_process = None;
@@ -178,7 +178,7 @@ impl Run {
         self.forget_boot();
     }
 
-    /// Forgets what the guest said of a boot that is over.
+    /// Clears what the guest reported about a boot that is over.
     pub fn forget_boot(&mut self) {
         self.boot_id = None;
         self.init = None;

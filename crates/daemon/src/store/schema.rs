@@ -1,7 +1,7 @@
-//! The tables, and how an older database becomes this one.
+//! The tables, and the migrations from older schemas.
 //!
-//! Migrations are appended, never edited: each is what some user's database went through. What SQL must constrain or
-//! look up is a column; what only travels together is one JSON text.
+//! Migrations are appended and never edited, because users' databases went through each of them. A value that SQL must
+//! constrain or look up is a column; values that are only stored together are one JSON text.
 
 use super::StoreError;
 use rusqlite::Connection;
@@ -50,23 +50,23 @@ CREATE INDEX image_names_by_id ON image_names (image_id);
 ";
 
 const LAST_USED: &str = "ALTER TABLE vms ADD COLUMN last_used INTEGER;";
-/// The repository in a VM: written by whoever brought it, never with the rest of the row.
+/// The repository in a VM. The client that imports it writes it alone, never with the rest of the row.
 const WORKSPACE: &str = "ALTER TABLE vms ADD COLUMN workspace TEXT;";
 
-/// The moment of a VM's creation by the clock that nobody sets.
+/// Creation time of a VM by the clock that cannot be set.
 const BIRTH: &str = "ALTER TABLE vms ADD COLUMN birth TEXT;";
 
-/// Where what a name was given to came from, so that an explicit name is not taken from something else.
+/// Source of the image that a name was given to, so that a chosen name is not taken over by another source.
 const IMAGE_NAME_SOURCE: &str = "ALTER TABLE image_names ADD COLUMN source TEXT;";
 
-/// Whether a person gave the name, so that nothing else takes it that is only called so where it comes from.
+/// Whether a user chose the name, so that an image which merely has that name at its source does not take it over.
 const IMAGE_NAME_CHOSEN: &str =
     "ALTER TABLE image_names ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0 CHECK (chosen IN (0, 1));";
 
-/// What brings back the very image a name was given to, where a tag may lead to another.
+/// Reference to exactly the image that a name was given to, because a tag may lead to another.
 const IMAGE_NAME_PINNED: &str = "ALTER TABLE image_names ADD COLUMN pinned TEXT;";
 
-/// Where each VM stands: its network's number, and its address there.
+/// Address of each VM: the index of its network, and of its address there.
 const ADDRESSES: &str = "
 CREATE TABLE networks (
     name   TEXT PRIMARY KEY,
@@ -109,18 +109,18 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
-    // A second process may hold the file for a moment (a backup, a shell); the daemon's lock excludes a second daemon.
+    // A second process may lock the file for a moment (a backup, a shell); the daemon's lock excludes a second daemon.
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    // NORMAL survives a killed daemon, which is what reconciling needs: rows are in the kernel's hands before what they
-    // name is taken. What must survive a power cut too is written with `durably`.
+    // NORMAL survives a killed daemon, which is what reconciliation needs: rows reach the kernel before the resource
+    // that they name is taken. What must also survive a power cut is written with `durably`.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // 256 KiB of page cache: the whole database of a hundred VMs.
+    // 256 KiB of page cache hold the whole database of a hundred VMs.
     connection.pragma_update(None, "cache_size", -256)
 }
 
-/// Runs `work` so that it, and everything before it, survives a power cut.
+/// Runs `work` so that it and everything before it survive a power cut.
 pub(super) fn durably<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> rusqlite::Result<T>,

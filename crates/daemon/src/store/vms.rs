@@ -11,8 +11,8 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 const COLUMNS: &str = "id, name, machine_id, state, reason, created_at, spec, run, last_used, workspace, birth";
 
 impl Store {
-    /// Writes a new VM, power cuts included: a directory without a row is swept, and its disk with it.
-    /// [`StoreError::Taken`] when its name is taken.
+    /// Inserts a VM, safe against power cuts: the directory of a VM without a row would be swept, and its disk with it.
+    /// [`StoreError::Taken`] if the name is taken.
     pub async fn insert_vm(&self, vm: VmRow) -> Result<(), StoreError> {
         self.call(move |connection| {
             let inserted = durably(connection, |connection| {
@@ -43,8 +43,8 @@ impl Store {
         .await
     }
 
-    /// Writes state, reason, wishes and facts of a VM that exists; whether it does. When it was last used stays as it
-    /// is: that is [`Self::used_vm`]'s, who asks nobody.
+    /// Writes state, reason, specification and run of a VM. Returns whether it exists. The time of the last use is not
+    /// written: [`Self::used_vm`] writes it independently.
     pub async fn update_vm(&self, vm: &VmRow) -> Result<bool, StoreError> {
         let (id, state, reason) = (vm.id.clone(), vm.state, vm.reason.clone());
         let (spec, run) = (json(&vm.spec), json(&vm.run));
@@ -58,7 +58,7 @@ impl Store {
         .await
     }
 
-    /// Writes down when a VM was created, by a wall clock that was set since.
+    /// Writes a corrected creation time, after the wall clock was set.
     pub async fn set_created(&self, id: &VmId, created_at: u64) -> Result<(), StoreError> {
         let id = id.clone();
         self.call(move |connection| {
@@ -84,7 +84,7 @@ impl Store {
         .await
     }
 
-    /// Writes down the repository that was brought into a VM; whether there is such a VM.
+    /// Records the repository that was imported into a VM. Returns whether the VM exists.
     pub async fn set_workspace(&self, id: &VmId, workspace: &Workspace) -> Result<bool, StoreError> {
         let (id, workspace) = (id.clone(), json(workspace));
         self.call(move |connection| {
@@ -95,7 +95,7 @@ impl Store {
         .await
     }
 
-    /// Deletes a VM's row. Refused by the database while the VM holds a resource.
+    /// Deletes a VM's row. The database refuses this while the VM holds a resource.
     pub async fn delete_vm(&self, id: &VmId) -> Result<(), StoreError> {
         let id = id.clone();
         self.call(move |connection| {
@@ -105,19 +105,19 @@ impl Store {
         .await
     }
 
-    /// One VM.
+    /// Finds a VM by its id.
     pub async fn vm(&self, id: &VmId) -> Result<Option<VmRow>, StoreError> {
         let id = id.clone();
         self.call(move |connection| one(connection, "id = ?1", id.as_str())).await
     }
 
-    /// One VM by its name.
+    /// Finds a VM by its name.
     pub async fn vm_named(&self, name: &VmName) -> Result<Option<VmRow>, StoreError> {
         let name = name.clone();
         self.call(move |connection| one(connection, "name = ?1", name.as_str())).await
     }
 
-    /// All VMs, oldest first.
+    /// Lists all VMs, oldest first.
     pub async fn vms(&self) -> Result<Vec<VmRow>, StoreError> {
         self.call(|connection| {
             let mut query =
@@ -128,14 +128,14 @@ impl Store {
         .await
     }
 
-    /// Names of the VMs that use an image.
+    /// Lists the names of the VMs that use an image.
     pub async fn vms_of_image(&self, id: &ImageId) -> Result<Vec<VmName>, StoreError> {
         let id = id.to_string();
         self.call(move |connection| names(connection, "SELECT name FROM vms WHERE image_id = ?1 ORDER BY name", &id))
             .await
     }
 
-    /// Names of the VMs that use a kernel.
+    /// Lists the names of the VMs that use a kernel.
     pub async fn vms_of_kernel(&self, kernel: &KernelName) -> Result<Vec<VmName>, StoreError> {
         let kernel = kernel.to_string();
         self.call(move |connection| names(connection, "SELECT name FROM vms WHERE kernel = ?1 ORDER BY name", &kernel))
@@ -290,7 +290,7 @@ pub(crate) mod tests {
             prepared_at: "2026-01-01T00:00:00Z".into(),
         };
         assert!(store.set_workspace(&row.id, &workspace).await.unwrap());
-        // A task that knows the row from before does not undo it.
+        // A task that holds an older row does not overwrite it.
         store.update_vm(&row).await.unwrap();
         assert_eq!(store.vm(&row.id).await.unwrap().unwrap().workspace, Some(workspace.clone()));
         assert!(!store.set_workspace(&vm("other").id, &workspace).await.unwrap());

@@ -1,7 +1,7 @@
 //! The live state of a VM: what its task publishes to those who only watch it.
 //!
 //! The row alone is not enough. Between the two halves of a restart, and while a start probes the host, a VM is down
-//! although somebody waits for it to run. And a VM that runs again may have another machine than the one that is watched.
+//! although somebody waits for it to run. And a VM that runs again may have another machine than the watched one.
 
 use banger_proto::api::vm::VmState;
 use tokio::sync::watch;
@@ -42,8 +42,8 @@ impl StateWatch {
         Self { live, ends }
     }
 
-    /// Whether the VM has, or may have, the VMM that it had when the subscription began, or the next VMM if it had none.
-    /// `false` for a deleted VM, and for a VM that was restarted meanwhile, however late this is called.
+    /// Whether the VM has, or may have, the VMM that it had when the subscription began, or the next VMM if it had
+    /// none. `false` for a deleted VM, and for a VM that was restarted meanwhile, however late this is called.
     pub(crate) fn is_live(&mut self) -> bool {
         let Some(live) = &mut self.live else { return false };
         let is_there = live.has_changed().is_ok();

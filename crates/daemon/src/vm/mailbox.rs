@@ -15,8 +15,8 @@ pub(super) struct VmHandle {
     pub(super) live: watch::Receiver<LiveState>,
 }
 
-/// Receiver half of a mailbox that has no task yet. Commands for a VM that is still being created wait in it until its task
-/// takes it. Dropping it removes the VM's handle.
+/// Receiver half of a mailbox that has no task yet. Commands for a VM that is still being created wait in it until its
+/// task takes it. Dropping it removes the VM's handle.
 pub(super) struct ReservedMailbox {
     service: Arc<VmService>,
     id: VmId,

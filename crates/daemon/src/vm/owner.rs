@@ -40,8 +40,8 @@ pub(super) struct Owner {
     events: Option<Events>,
     /// Number of relaunches of the machine, as of the last message.
     relaunches: u32,
-    /// The same number when the agent answered the start whose phases the row has. Boots that were given up for their timer
-    /// before that are no reboots of the guest.
+    /// The same number when the agent answered the start whose phases are in the row. Boots before that, which were
+    /// given up for their timer, are no reboots of the guest.
     relaunches_at_start: u32,
     live: watch::Sender<LiveState>,
 }

@@ -1,14 +1,14 @@
 //! Databases of every earlier schema, with rows in them, opened by today's code.
 //!
-//! `fixtures/1.sql` is the whole database a first daemon left, tables included. Each further file is what a daemon of
-//! that schema wrote into it after it had brought it up to date. So a user's database of any age is one of the steps here.
+//! `fixtures/1.sql` is the whole database of a first daemon, tables included. Each further file is what a daemon of
+//! that schema wrote after its migration. So a user's database of any age corresponds to one of these steps.
 
 use super::*;
 use crate::store::{AddressSlot, Lease, Pinned, Store, VmRow};
 use banger_proto::api::vm::VmState;
 use rusqlite_migration::SchemaVersion;
 
-/// What daemons of each schema wrote. A new migration comes with the next file.
+/// Rows written by daemons of each schema. A new migration comes with the next file.
 const WRITTEN: [&str; 8] = [
     include_str!("fixtures/1.sql"),
     include_str!("fixtures/2.sql"),
@@ -31,7 +31,7 @@ const VMS: [&[&str]; 8] = [
     &["aged"],
 ];
 
-/// A database that went through the schemas up to `version`, each with rows of its own.
+/// Makes a database that went through the schemas up to `version`, each with rows of its own.
 fn aged(path: &Path, version: usize) {
     let mut connection = Connection::open(path).unwrap();
     configure(&connection).unwrap();
@@ -62,7 +62,7 @@ async fn every_vm_of_every_earlier_schema_can_be_read_and_written() {
             assert!(store.update_vm(&changed).await.unwrap(), "schema {version}: {}", changed.name);
             assert_eq!(store.vm_named(&changed.name).await.unwrap(), Some(changed), "schema {version}");
         }
-        // What hangs on the rows hangs on them still: none goes while it holds anything.
+        // Resources still refer to their VMs: no VM can be deleted while it holds anything.
         let up = "b2b2b2b2b2b2".parse().unwrap();
         assert!(store.delete_vm(&up).await.is_err());
         let holds = store.resources(&up).await.unwrap();
