@@ -13,6 +13,7 @@ mod error;
 mod min_rate;
 mod refusal;
 mod request;
+mod tls;
 mod transfer;
 
 pub use address::{Address, AddressError};

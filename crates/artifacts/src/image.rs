@@ -26,7 +26,7 @@ mod unsynced;
 
 pub use bundle::{BundleError, BundleSource, WrittenBundle, unpack_image_bundle};
 pub use catalog::{Catalog, CatalogEntry, CatalogError, EntryError, Source, SourceError};
-pub use debian::{DebianError, DebianRecipe};
+pub use debian::{DebianError, DebianRecipe, Unread};
 pub use deduplicate::Reliance;
 pub use error::{Corruption, ImageError};
 pub use external::{ExternalFile, UnfitFile};

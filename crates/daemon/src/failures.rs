@@ -204,6 +204,10 @@ impl Explain for ImageError {
                 "`banger daemon stop`, then the same command from a shell that is not of `newgrp` or `sg`: the daemon is in \
                  the group it was started in",
             ),
+            _ if self.is_unsupported() => failure.hint(
+                "`banger image pull debian:12` gets one from a registry; `--image debian:12` runs it, and `default_image` in \
+                 config.toml makes it the default",
+            ),
             (Self::NotFound { .. }, _) => failure.hint("`banger image list` shows the images on this host"),
             (Self::Unmanaged { id }, _) => {
                 failure.hint(format!("`banger image promote {id}` makes it banger's own, with the id of its content"))
@@ -248,6 +252,14 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
                 let own =
                     format!("a registry's own authority has its place in ~/.config/containers/certs.d/{host}/ca.crt");
                 (Code::Unavailable, vec![own])
+            }
+            Some(FetchError::PlainText { host }) => {
+                let (name, port) = host.rsplit_once(':').unwrap_or((host, "443"));
+                let tunnel = format!(
+                    "plain http is spoken to loopback addresses only: `ssh -L {port}:127.0.0.1:{port} {name}` makes it \
+                     127.0.0.1:{port} here"
+                );
+                (Code::Unsupported, vec![tunnel])
             }
             _ => (Code::Unavailable, Vec::new()),
         },
@@ -337,6 +349,14 @@ mod tests {
         assert_eq!(failure.code, Code::Unavailable);
         let sqlite = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
         assert_eq!(Failure::from(StoreError::Database(sqlite)).code, Code::Unavailable);
+    }
+
+    #[test]
+    fn a_host_that_is_no_debian_is_told_of_registries() {
+        let source = Box::new(ImageError::Debian(DebianError::NoSources(Vec::new())));
+        let failure = ImageError::Pull { name: "debian-bookworm".into(), source }.explain();
+        assert_eq!(failure.code, Code::Unsupported);
+        assert!(failure.hints.concat().contains("--image debian:12"), "{failure:?}");
     }
 
     #[test]

@@ -71,6 +71,11 @@ impl Address {
         self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 
+    /// Whether it is this host's own.
+    pub(super) fn is_loopback(&self) -> bool {
+        self.uri.host().is_some_and(is_loopback)
+    }
+
     /// `host` or `host:port`, for messages.
     pub fn host(&self) -> &str {
         self.uri.authority().map_or("", |authority| authority.as_str())

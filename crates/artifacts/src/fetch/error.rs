@@ -23,6 +23,12 @@ pub enum FetchError {
         /// What is wrong.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The server answers `https` without TLS.
+    #[error("{host} does not speak TLS")]
+    PlainText {
+        /// `host` or `host:port`.
+        host: String,
+    },
     /// Nothing on this host says whom to trust.
     #[error("this host has no certificates to check a server with (the package ca-certificates has them)")]
     NoCertificates,

@@ -5,6 +5,7 @@
 use super::{
     Address, AddressError, Client, FetchError, Refused, Request, Trust,
     refusal::{EXCERPT, MAX_VALUE, SHOWN},
+    tls,
 };
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
@@ -22,7 +23,10 @@ use ureq::{
     Agent, Proxy, Timeout,
     config::Config,
     http::{Response, StatusCode, header},
-    tls::{RootCerts, TlsConfig},
+    unversioned::{
+        resolver::DefaultResolver,
+        transport::{ConnectProxyConnector, Connector as _, TcpConnector},
+    },
 };
 
 /// Most redirects followed.
@@ -240,13 +244,23 @@ impl Sender {
             .timeout_send_request(Some(client.stall))
             .timeout_recv_response(Some(client.stall))
             .timeout_per_read(Some(client.stall));
-        let config = if address.is_https() {
-            config.https_only(true).proxy(Proxy::try_from_env()).tls_config(tls(trust)?)
-        } else {
-            // A proxy's loopback address is not ours.
-            config.proxy(None)
+        // A proxy's loopback address is another host's.
+        let proxy = if address.is_loopback() { None } else { Proxy::try_from_env() };
+        let config = config.https_only(address.is_https()).proxy(proxy).build();
+        let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
+        if !address.is_https() {
+            return Ok(Agent::with_parts(config, connector, DefaultResolver::default()));
+        }
+        let certificates = match trust {
+            Some(trust) => trust.certificates().clone(),
+            None => Trust::of_host(&[] as &[&str]).certificates().clone(),
         };
-        Ok(config.build().new_agent())
+        if certificates.is_empty() {
+            return Err(FetchError::NoCertificates);
+        }
+        let tls = tls::Connector::trusting(&certificates);
+        let tls = tls.map_err(|source| FetchError::Tls { host: address.host().to_owned(), source: source.into() })?;
+        Ok(Agent::with_parts(config, connector.chain(tls), DefaultResolver::default()))
     }
 
     /// What it means that the answer is another one. Its page may come as slowly as it likes: how long it is worth waiting for
@@ -278,6 +292,7 @@ impl Sender {
             | ureq::Error::ConnectProxyFailed(_) => FetchError::Connect { host, source: error.into() },
             ureq::Error::Timeout(_) => FetchError::Stalled { waited: self.client.stall, received: 0 },
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) => FetchError::Tls { host, source: error.into() },
+            ureq::Error::Io(source) if is_plain_text(&source) => FetchError::PlainText { host },
             ureq::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
                 FetchError::Tls { host, source: plain(source) }
             }
@@ -345,22 +360,14 @@ fn head(response: &Response<ureq::Body>, from: u64) -> Head {
     }
 }
 
-fn tls(trust: Option<&Trust>) -> Result<TlsConfig, FetchError> {
-    let certificates = match trust {
-        Some(trust) => trust.certificates().clone(),
-        None => Trust::of_host(&[] as &[&str]).certificates().clone(),
-    };
-    if certificates.is_empty() {
-        return Err(FetchError::NoCertificates);
-    }
-    Ok(TlsConfig::builder()
-        .root_certs(RootCerts::Specific(certificates))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build())
-}
-
 fn leads_on(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Whether a server answered a TLS handshake with something that is no TLS, such as an HTTP error.
+fn is_plain_text(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|source| source.downcast_ref());
+    matches!(cause, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }
 
 /// What is inside an error that only wraps another.

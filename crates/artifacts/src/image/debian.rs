@@ -22,6 +22,8 @@ mod sources;
 mod tailor;
 
 use site::Site;
+use sources::HostSources;
+pub use sources::Unread;
 use tailor::Tailor;
 
 /// Directory of apt's configuration.
@@ -99,23 +101,15 @@ pub enum DebianError {
     /// The recipe has too many packages.
     #[error("{0} packages are more than {MAX_PACKAGES}")]
     Packages(usize),
-    /// Unsupported: the host is no Debian.
-    #[error("this host's apt has no Debian sources")]
-    NoSources,
+    /// Unsupported: the host is no Debian, as far as its sources can be read.
+    #[error("this host's apt has no Debian sources{}", unread(.0))]
+    NoSources(Vec<Unread>),
     /// Unsupported: Debian has no name for this processor, or banger knows none.
     #[error("no Debian architecture is known for {0}")]
     Architecture(&'static str),
     /// Unavailable: an ordinary user without subordinate ids for the new system's users.
     #[error(transparent)]
     Ids(#[from] NoIds),
-    /// The host's sources cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// File or directory.
-        path: PathBuf,
-        /// Error of the system.
-        source: io::Error,
-    },
     /// The sources cannot be written for `mmdebstrap`.
     #[error("cannot write {}", path.display())]
     Write {
@@ -174,12 +168,15 @@ impl DebianRecipe {
             "aarch64" => "arm64",
             other => return Err(DebianError::Architecture(other)),
         };
-        let read = |source| DebianError::Read { path: ETC_APT.into(), source };
-        let stanzas = sources::of_host(Path::new(ETC_APT), &self.suite).map_err(read)?;
+        let HostSources { stanzas, unread } = sources::of_host(Path::new(ETC_APT), &self.suite);
         if stanzas.is_empty() {
-            return Err(DebianError::NoSources);
+            return Err(DebianError::NoSources(unread));
         }
-        let site = Site::prepare(work, &sources::for_bootstrap(&stanzas), ids()?, job)?;
+        // As apt does. Most of them are a third party's, which would not be used anyway.
+        for unread in &unread {
+            job.progress.notice(&format!("its packages are not used: {unread}"));
+        }
+        let site = Site::prepare(work, &sources::for_bootstrap(&stanzas), &apt_settings(job)?, ids()?, job)?;
 
         let mut program = site
             .host(Program::new("mmdebstrap", "mmdebstrap"))
@@ -192,7 +189,7 @@ impl DebianRecipe {
         }
         program = program
             .args(DPKG_SETTINGS.map(|setting| format!("--dpkgopt={setting}")))
-            .args(apt_settings(job)?.into_iter().map(|setting| format!("--aptopt={setting}")))
+            .arg(format!("--aptopt={}", site.settings().display()))
             .args([self.suite.as_str(), "-"])
             .arg(site.list());
 
@@ -268,12 +265,18 @@ fn ids() -> Result<Option<Ids>, DebianError> {
     Ok(Some(Ids::subordinate()?))
 }
 
-/// Reads the host's settings for access to the archive, one `Name "value";` each.
-fn apt_settings(job: &Job<'_>) -> Result<Vec<String>, DebianError> {
+/// The host's settings for reaching the archive, a line `Name "value";` each.
+fn apt_settings(job: &Job<'_>) -> Result<String, DebianError> {
     let output = Program::new("apt-config", "apt").arg("dump").args(APT_SETTINGS).capture(MAX_SETTINGS, job.cancel)?;
     let text = String::from_utf8_lossy(&output);
-    // Names without a value are only inner nodes.
-    Ok(text.lines().filter(|line| line.ends_with("\";") && !line.ends_with(" \"\";")).map(str::to_owned).collect())
+    // Names without a value are only the branches the others hang on.
+    let settings = text.lines().filter(|line| line.ends_with("\";") && !line.ends_with(" \"\";"));
+    Ok(settings.map(|line| format!("{line}\n")).collect())
+}
+
+/// The files that may have had Debian's sources.
+fn unread(files: &[Unread]) -> String {
+    files.iter().map(|file| format!("; {file}")).collect()
 }
 
 fn cut(text: &str) -> String {

@@ -261,7 +261,7 @@ impl ImageError {
 
     /// Whether this host can never do it, as opposed to not now.
     pub fn is_unsupported(&self) -> bool {
-        matches!(self.root(), Self::Source(_) | Self::Debian(DebianError::NoSources | DebianError::Architecture(_)))
+        matches!(self.root(), Self::Source(_) | Self::Debian(DebianError::NoSources(_) | DebianError::Architecture(_)))
     }
 
     /// Turns the error into [`Cancelled`] if the job was cancelled, whatever failed because of it.

@@ -41,11 +41,7 @@ impl ImageService {
                     .await
                     .map_err(Explain::explain)
             })
-            .await
-            .map_err(|failure| {
-                let elsewhere = failure.code == Code::Unsupported;
-                if elsewhere { failure.hint("`banger image pull debian:12` gets one from a registry") } else { failure }
-            })?;
+            .await?;
         // What was built may have been here already, under another name.
         if let Some(asked) = &asked {
             agree_on_kernel(asked, &image)?;

@@ -20,7 +20,9 @@ use std::{
 
 /// Name of the file with the apt sources.
 const SOURCES: &str = "debian.sources";
-/// Name of the directory of the new system.
+/// The file with settings for apt.
+const SETTINGS: &str = "apt.conf";
+/// Where the new system is put together.
 const TREE: &str = "tree";
 
 /// Working directory of a bootstrap.
@@ -32,19 +34,28 @@ pub(super) struct Site {
 }
 
 impl Site {
-    /// Creates it in `work`, with this list of sources, for root of these ids or for the current user.
-    pub(super) fn prepare(work: &Path, sources: &str, ids: Option<Ids>, job: &Job<'_>) -> Result<Self, DebianError> {
+    /// Prepares one in `work` with this list of sources and these settings for apt, for root of these ids or for the
+    /// present user. Both may contain passwords, so they are in files: arguments can be read by every user of the host.
+    pub(super) fn prepare(
+        work: &Path,
+        sources: &str,
+        settings: &str,
+        ids: Option<Ids>,
+        job: &Job<'_>,
+    ) -> Result<Self, DebianError> {
         let directory = work.join("bootstrap");
         let tree = directory.join(TREE);
-        let list = directory.join(SOURCES);
-        // apt's user must be able to enter, and root of the subordinate ids must be able to write. The directories
-        // above keep others out.
+        // apt's user must get to what is in there, and the root of other ids must write there. Who else might is kept off
+        // by the directories above.
         for (path, mode) in [(&directory, 0o755), (&tree, 0o1777)] {
             fs::create_dir(path).map_err(unwritten(path))?;
             fs::set_permissions(path, Permissions::from_mode(mode)).map_err(unwritten(path))?;
         }
-        fs::write(&list, sources).map_err(unwritten(&list))?;
-        fs::set_permissions(&list, Permissions::from_mode(0o644)).map_err(unwritten(&list))?;
+        for (name, text) in [(SOURCES, sources), (SETTINGS, settings)] {
+            let file = directory.join(name);
+            fs::write(&file, text).map_err(unwritten(&file))?;
+            fs::set_permissions(&file, Permissions::from_mode(0o644)).map_err(unwritten(&file))?;
+        }
         let contained = ids.is_some() || Program::can_be_contained(&directory, job.cancel)?;
         Ok(Self { directory, ids, contained })
     }
@@ -54,7 +65,12 @@ impl Site {
         self.seen().join(SOURCES)
     }
 
-    /// Makes `mmdebstrap` work here.
+    /// The settings for apt as the program finds them.
+    pub(super) fn settings(&self) -> PathBuf {
+        self.seen().join(SETTINGS)
+    }
+
+    /// Has `mmdebstrap` work here.
     pub(super) fn host(&self, program: Program) -> Program {
         let program = program.env("TMPDIR", self.seen().join(TREE));
         let mode = if self.ids.is_some() { "--mode=unshare" } else { "--mode=root" };

@@ -44,40 +44,57 @@ pub(super) struct Stanza {
     trust: Vec<(&'static str, String)>,
 }
 
-/// Reads the host's Debian sources under `etc_apt`, for `suite`. Empty if the host has none.
-pub(super) fn of_host(etc_apt: &Path, suite: &str) -> io::Result<Vec<Stanza>> {
-    let mut files = vec![etc_apt.join("sources.list")];
-    match fs::read_dir(etc_apt.join("sources.list.d")) {
-        Ok(entries) => {
-            let mut more: Vec<PathBuf> =
-                entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-            more.sort_unstable();
-            files.extend(more);
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let mut found = Vec::new();
+/// What a host says about where its packages come from.
+#[derive(Debug)]
+pub(super) struct HostSources {
+    /// Debian's own sources, for the suite asked for; empty when the host has none.
+    pub(super) stanzas: Vec<Stanza>,
+    pub(super) unread: Vec<Unread>,
+}
+
+/// A file with sources that cannot be read, such as one with a password for an ordinary user.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}: {source}", path.display())]
+pub struct Unread {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Reads the host's Debian sources under `etc_apt`, for `suite`.
+pub(super) fn of_host(etc_apt: &Path, suite: &str) -> HostSources {
+    let mut unread = Vec::new();
+    let mut text_of = |path: &Path| {
+        read(path).unwrap_or_else(|source| {
+            unread.push(Unread { path: path.to_owned(), source });
+            None
+        })
+    };
+    let more = etc_apt.join("sources.list.d");
+    let mut files: Vec<PathBuf> = match fs::read_dir(&more) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        // Read like a file, it says itself what is wrong with it.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => vec![more.join("*.sources")],
+        Err(_) => Vec::new(),
+    };
+    files.sort_unstable();
+    files.insert(0, etc_apt.join("sources.list"));
+    let mut stanzas: Vec<Stanza> = Vec::new();
     for file in files {
         let parse: fn(&str) -> Vec<Stanza> = match file.extension().and_then(|extension| extension.to_str()) {
             Some("list") => lines,
-            Some("sources") => stanzas,
+            Some("sources") => deb822,
             _ => continue,
         };
-        if let Some(text) = read(&file)? {
-            found.extend(parse(&text));
+        for stanza in text_of(&file).map(|text| parse(&text)).unwrap_or_default() {
+            let uris = stanza.uris.iter().map(|uri| mirror(uri, &mut text_of)).collect();
+            if let Some(stanza) = (Stanza { uris, ..stanza }).for_suite(suite)
+                && !stanzas.contains(&stanza)
+            {
+                stanzas.push(stanza);
+            }
         }
     }
-    let mut kept: Vec<Stanza> = Vec::new();
-    for stanza in found {
-        let resolved = Stanza { uris: stanza.uris.iter().map(|uri| mirror(uri)).collect::<Result<_, _>>()?, ..stanza };
-        if let Some(stanza) = resolved.for_suite(suite)
-            && !kept.contains(&stanza)
-        {
-            kept.push(stanza);
-        }
-    }
-    Ok(kept)
+    HostSources { stanzas, unread }
 }
 
 /// Formats the stanzas as a deb822 file, trusted as on the host.
@@ -150,22 +167,26 @@ fn substitute(theirs: &str, wanted: &str) -> Option<String> {
 }
 
 /// Whether the address is a mirror of Debian: its path ends in the archive's name, perhaps with a snapshot's time below.
+/// Debian's own security archive answers without a path, too.
 fn is_debian(uri: &str) -> bool {
     const ARCHIVES: [&str; 2] = ["debian", "debian-security"];
+    const SECURITY: [&str; 2] = ["http://security.debian.org", "https://security.debian.org"];
+    if SECURITY.contains(&uri.trim_end_matches('/')) {
+        return true;
+    }
     let mut parts = uri.trim_end_matches('/').rsplit('/');
     let last = parts.next().unwrap_or_default();
     let snapshot = last.len() == 16 && last.ends_with('Z') && last.starts_with(|c: char| c.is_ascii_digit());
     ARCHIVES.contains(&if snapshot { parts.next().unwrap_or_default() } else { last })
 }
 
-/// Resolves a file with a list of mirrors, as cloud images use it, to its first mirror, because the list is not in the
-/// image.
-fn mirror(uri: &str) -> io::Result<String> {
-    let Some(list) = uri.strip_prefix("mirror+file:") else { return Ok(uri.to_owned()) };
+/// Cloud images name a file with a list of mirrors; its first is taken, because the list is not in the image.
+fn mirror(uri: &str, text_of: impl FnOnce(&Path) -> Option<String>) -> String {
+    let Some(list) = uri.strip_prefix("mirror+file:") else { return uri.to_owned() };
     let list = list.strip_prefix("//").unwrap_or(list);
-    let text = read(Path::new(list))?.unwrap_or_default();
+    let text = text_of(Path::new(list)).unwrap_or_default();
     let first = text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
-    Ok(first.and_then(|line| line.split_whitespace().next()).unwrap_or(uri).to_owned())
+    first.and_then(|line| line.split_whitespace().next()).unwrap_or(uri).to_owned()
 }
 
 fn without_credentials(uri: &str) -> String {
@@ -179,13 +200,17 @@ fn without_credentials(uri: &str) -> String {
     }
 }
 
-/// Reads a file; `None` if it does not exist, an error if it is too large.
+/// A file's text; `None` when it is not there or no file, as apt sees it; an error when it is too large for what it should
+/// be.
 fn read(path: &Path) -> io::Result<Option<String>> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
+    if !metadata.is_file() {
+        return Ok(None);
+    }
     if metadata.len() > MAX_FILE {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{} is over 1 MiB", path.display())));
     }
@@ -214,8 +239,8 @@ fn line(line: &str) -> Option<Stanza> {
     Some(Stanza { uris: vec![words.next()?], suites: vec![words.next()?], components: words.collect(), trust })
 }
 
-/// Parses the deb822 format: fields, continued on lines that begin with a blank; stanzas end at an empty line.
-fn stanzas(text: &str) -> Vec<Stanza> {
+/// The deb822 form: fields, continued on lines that begin with a blank; stanzas end at an empty line.
+fn deb822(text: &str) -> Vec<Stanza> {
     let without_comments: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     without_comments.split(|line| line.trim().is_empty()).filter_map(stanza).collect()
 }

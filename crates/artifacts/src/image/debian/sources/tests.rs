@@ -12,7 +12,7 @@ fn host(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 fn image(files: &[(&str, &str)], suite: &str) -> String {
-    for_image(&of_host(host(files).path(), suite).unwrap())
+    for_image(&of_host(host(files).path(), suite).stanzas)
 }
 
 const DEB822: &str = "\
@@ -66,7 +66,7 @@ deb [arch=amd64 signed-by=/etc/a.gpg,/etc/b.gpg trusted=yes] http://mirror.inval
 deb http://old.invalid/debian-security buster/updates main
 deb
 ";
-    let found = of_host(host(&[("sources.list", list)]).path(), "bookworm").unwrap();
+    let found = of_host(host(&[("sources.list", list)]).path(), "bookworm").stanzas;
     let bootstrap = for_bootstrap(&found);
     assert_eq!(found.len(), 3, "{bootstrap}");
     assert!(bootstrap.contains("Signed-By: /etc/a.gpg /etc/b.gpg\nTrusted: yes\n"), "{bootstrap}");
@@ -100,7 +100,7 @@ fn snapshots_and_mirror_lists() {
         dir.path().display()
     );
     fs::write(dir.path().join("sources.list"), list).unwrap();
-    let text = for_image(&of_host(dir.path(), "bookworm").unwrap());
+    let text = for_image(&of_host(dir.path(), "bookworm").stanzas);
     assert!(text.contains("URIs: http://first.invalid/debian\n"), "{text}");
     assert!(text.contains("URIs: http://snap.invalid/archive/debian/20250520T000000Z/\n"), "{text}");
 }
@@ -111,6 +111,36 @@ fn a_key_inside_a_stanza_is_kept_for_the_bootstrap() {
         "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg",
         "Signed-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc\n -----END PGP PUBLIC KEY BLOCK-----",
     );
-    let found = of_host(host(&[("sources.list.d/debian.sources", &with_key)]).path(), "bookworm").unwrap();
+    let found = of_host(host(&[("sources.list.d/debian.sources", &with_key)]).path(), "bookworm").stanzas;
     assert!(for_bootstrap(&found).contains("Signed-By: \n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc\n"));
+}
+
+#[test]
+fn what_cannot_be_read_is_passed_over_and_named() {
+    let dir = host(&[("sources.list.d/debian.sources", DEB822)]);
+    let more = dir.path().join("sources.list.d");
+    // Root reads everything; a file that is too large fails for everybody.
+    fs::write(more.join("huge.list"), vec![b'#'; usize::try_from(MAX_FILE).unwrap() + 1]).unwrap();
+    fs::create_dir(more.join("dir.list")).unwrap();
+    let HostSources { stanzas, unread } = of_host(dir.path(), "bookworm");
+    assert_eq!(stanzas.len(), 2);
+    let [unread] = &unread[..] else { panic!("{unread:?}") };
+    assert_eq!(unread.path, more.join("huge.list"));
+    assert!(unread.to_string().contains("is over 1 MiB"), "{unread}");
+    // Nothing is left to read.
+    fs::remove_dir_all(&more).unwrap();
+    fs::write(&more, "").unwrap();
+    let HostSources { stanzas, unread } = of_host(dir.path(), "bookworm");
+    assert!(stanzas.is_empty());
+    assert_eq!(unread.iter().map(|unread| &*unread.path).collect::<Vec<_>>(), [more.join("*.sources")]);
+}
+
+#[test]
+fn debians_own_security_archive_needs_no_path() {
+    let security = "deb http://security.debian.org bookworm-security main\n\
+                    deb https://security.debian.org/ bookworm-security main\n\
+                    deb http://security.debian.org.invalid bookworm-security main\n";
+    let text = image(&[("sources.list", security)], "bookworm");
+    assert_eq!(text.matches("Suites: bookworm-security").count(), 2, "{text}");
+    assert!(!text.contains("invalid"), "{text}");
 }
