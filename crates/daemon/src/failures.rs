@@ -339,6 +339,7 @@ pub(crate) fn no_agent(what: &str, error: &ConnectError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banger_artifacts::image::DebianError;
 
     #[test]
     fn a_full_disk_is_unavailable_wherever_it_happens() {
@@ -354,7 +355,7 @@ mod tests {
     #[test]
     fn a_host_that_is_no_debian_is_told_of_registries() {
         let source = Box::new(ImageError::Debian(DebianError::NoSources(Vec::new())));
-        let failure = ImageError::Pull { name: "debian-bookworm".into(), source }.explain();
+        let failure = ImageError::Pull { name: "debian-bookworm".parse().unwrap(), source }.explain();
         assert_eq!(failure.code, Code::Unsupported);
         assert!(failure.hints.concat().contains("--image debian:12"), "{failure:?}");
     }

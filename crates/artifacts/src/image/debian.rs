@@ -270,13 +270,13 @@ fn apt_settings(job: &Job<'_>) -> Result<String, DebianError> {
     let output = Program::new("apt-config", "apt").arg("dump").args(APT_SETTINGS).capture(MAX_SETTINGS, job.cancel)?;
     let text = String::from_utf8_lossy(&output);
     // Names without a value are only the branches the others hang on.
-    let settings = text.lines().filter(|line| line.ends_with("\";") && !line.ends_with(" \"\";"));
-    Ok(settings.map(|line| format!("{line}\n")).collect())
+    let settings = text.split_inclusive('\n').filter(|line| line.ends_with("\";\n") && !line.ends_with(" \"\";\n"));
+    Ok(settings.collect())
 }
 
 /// The files that may have had Debian's sources.
 fn unread(files: &[Unread]) -> String {
-    files.iter().map(|file| format!("; {file}")).collect()
+    files.iter().map(|file| format!("; {file}")).collect::<Vec<_>>().concat()
 }
 
 fn cut(text: &str) -> String {
