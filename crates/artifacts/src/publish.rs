@@ -118,8 +118,16 @@ impl Shelf {
         let given = directory.into();
         // Programs get paths below the directory and run in another one.
         let directory = std::path::absolute(&given).map_err(at("find", &given))?;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(at("create", &directory))?;
+        create(&directory).map_err(at("create", &directory))?;
         Ok(Self { directory })
+    }
+
+    /// Makes something in the directory, which is created again if it is gone: a cache may be deleted at any time.
+    fn inside<T>(&self, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => create(&self.directory).and_then(|()| make()),
+            made => made,
+        }
     }
 
     /// Path of the directory.
@@ -173,12 +181,8 @@ impl Shelf {
         self.path(name)?;
         let path = self.directory.join(format!("{LOCK}{name}"));
         loop {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
+            let file = self
+                .inside(|| File::options().read(true).write(true).create(true).truncate(false).open(&path))
                 .map_err(at("open the lock", &path))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) if is_at(&file, &path) => {
@@ -195,9 +199,8 @@ impl Shelf {
     /// Creates an empty directory (mode 0700) in the same file system as the entries.
     pub fn stage(&self) -> Result<Staging, PublishError> {
         loop {
-            let path = tempfile::Builder::new()
-                .prefix(STAGING)
-                .tempdir_in(&self.directory)
+            let path = self
+                .inside(|| tempfile::Builder::new().prefix(STAGING).tempdir_in(&self.directory))
                 .map_err(at("create a directory in", &self.directory))?
                 .keep();
             // A cleaner may have locked the directory first: then the directory is the cleaner's, and another one is
@@ -211,9 +214,8 @@ impl Shelf {
     /// Creates an empty file (mode 0600) in the same file system as the entries.
     pub fn stage_file(&self) -> Result<StagedFile, PublishError> {
         loop {
-            let file = tempfile::Builder::new()
-                .prefix(STAGING)
-                .tempfile_in(&self.directory)
+            let file = self
+                .inside(|| tempfile::Builder::new().prefix(STAGING).tempfile_in(&self.directory))
                 .map_err(at("create a file in", &self.directory))?;
             let path = file.path();
             match flock(file.as_file(), FlockOperation::NonBlockingLockExclusive) {
@@ -359,6 +361,11 @@ pub(crate) fn is_at(file: impl AsFd, path: &Path) -> bool {
         (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino),
         _ => false,
     }
+}
+
+/// Creates a directory that is the user's alone, and those above it.
+fn create(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 /// Locks the file or directory at `path`; `None` when another process holds it or it is no longer there.

@@ -158,7 +158,7 @@ impl ImageStore {
     }
 
     /// Registers the user's file at `path` as an image without copying it. `kernel` is what the image will recommend.
-    /// The same unchanged file registered again is the same image.
+    /// The same unchanged file registered again is the same image; without `kernel` it keeps its recommendation.
     pub fn register(
         &self,
         name: &ImageName,
@@ -170,6 +170,10 @@ impl ImageStore {
         let (file, facts) = ExternalFile::inspect(path).map_err(unfit)?;
         let (id, digest) = (file.id(), file.digest());
         let lock = self.lock(&id, job)?;
+        // Registered again without one it goes on recommending what it did, under all its names.
+        let known = self.get(&id).ok().map(|image| image.manifest).filter(|_| kernel.is_none());
+        let kernel_chosen = known.as_ref().is_some_and(|known| known.kernel_chosen);
+        let kernel = kernel.or_else(|| known?.kernel);
         let manifest = ImageManifest {
             version: FORMAT,
             id: id.clone(),
@@ -182,7 +186,7 @@ impl ImageStore {
             arch: std::env::consts::ARCH.to_owned(),
             init: None,
             kernel,
-            kernel_chosen: false,
+            kernel_chosen,
             config: None,
             source: Source::Registered(file),
             also: Vec::new(),

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     fetch::{self, Body},
     job::{Cancel, Job},
-    publish::StagedFile,
+    publish::{StagedFile, is_full},
 };
 use std::{
     fs::File,
@@ -43,7 +43,8 @@ pub(super) enum Origin<'a> {
 /// What the cache gets.
 pub(super) struct Keep<'a> {
     pub(super) cache: &'a BlobCache,
-    pub(super) staged: StagedFile,
+    /// Gone where the cache has no room: the layer is good without it.
+    pub(super) staged: Option<StagedFile>,
 }
 
 /// A layer's bytes.
@@ -74,6 +75,7 @@ impl Blob<'_> {
             return false;
         };
         let (_, Keep { cache, staged }) = *both;
+        let Some(staged) = staged else { return false };
         let kept = cache.keep(staged, &digest);
         if let Err(error) = &kept {
             // The layer is good; the next image that has it downloads it again.
@@ -101,8 +103,16 @@ impl Blob<'_> {
                     return Err(self.fail(error.into()));
                 }
                 let new = download.ahead();
-                if let Err(source) = keep.staged.file_mut().write_all(new) {
-                    return Err(self.fail(LayerError::Io { what: "write to the cache", source }));
+                let written = keep.staged.as_mut().map_or(Ok(()), |staged| staged.file_mut().write_all(new));
+                match written {
+                    Ok(()) => {}
+                    Err(error) if is_full(&error) => {
+                        tracing::warn!(
+                            "the cache of layers is full; the next image that has this one downloads it again"
+                        );
+                        keep.staged = None;
+                    }
+                    Err(source) => return Err(self.fail(LayerError::Io { what: "write to the cache", source })),
                 }
                 new
             }

@@ -100,6 +100,19 @@ fn waiting_for_a_lock_can_be_cancelled() {
 }
 
 #[test]
+fn a_shelf_that_was_deleted_is_there_again_when_something_is_put_on_it() {
+    let (_temp, shelf) = shelf();
+    let gone = || fs::remove_dir_all(shelf.directory()).unwrap();
+    gone();
+    drop(shelf.stage().unwrap());
+    gone();
+    drop(shelf.stage_file().unwrap());
+    gone();
+    drop(shelf.try_lock("name").unwrap().unwrap());
+    assert_eq!(shelf.directory().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
 fn only_dead_staging_is_swept() {
     let (_temp, shelf) = shelf();
     let alive = shelf.stage().unwrap();

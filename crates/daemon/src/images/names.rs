@@ -93,11 +93,12 @@ impl ImageService {
         let before = self.holder(name).await?;
         let Claim { source, chosen, pinned, .. } = claim.clone();
         self.store.name_image(name, id, Origin { source, chosen, pinned }).await?;
-        if let Some((before, origin)) = before
+        if let Some((before, _)) = before
             && before != *id
-            && origin.source != claim.source
         {
-            operation.notice(format!("{name} was another image until now, which stays as {before}"));
+            operation.notice(format!(
+                "{name} was another image until now, which stays as {before} (`banger image delete {before}` deletes it)"
+            ));
         }
         Ok(())
     }

@@ -106,6 +106,11 @@ impl ImageService {
         }
         let kernel = image.manifest.kernel.as_ref();
         let before = kernel.map_or_else(|| "no kernel".to_owned(), |kernel| format!("kernel {kernel}"));
+        if image.manifest.kernel_chosen {
+            operation
+                .notice(format!("image {id} goes on recommending {before}, as you chose; its catalog has {offered}"));
+            return Ok(Some(image));
+        }
         if let Some(name) = self.keeps_its_kernel(&image, called, claim).await? {
             operation.notice(format!(
                 "the same image is here as {name}, and what it recommends stays: {before}, where the catalog has \

@@ -47,7 +47,16 @@ impl ImageService {
         // In one go with its name: without one, nothing keeps it here.
         let _custody = self.custody.write().await;
         self.may_take(&name, Some(&id), &claim).await?;
+        let images = self.images.clone();
+        let before = off_thread(move || images.get(&id)).await.ok().map(|image| image.manifest.kernel);
         let image = self.register_file(&name, &rootfs, kernel, operation).await?;
+        if let (Some(before), Some(now)) = (before, &image.manifest.kernel)
+            && before.as_ref() != Some(now)
+        {
+            let before = before.map_or("none".to_owned(), |kernel| kernel.to_string());
+            operation
+                .notice(format!("the image recommends kernel {now} now, under all its names, and {before} before"));
+        }
         failpoint::hit("register.made").await;
         self.give_held(&name, &image.manifest.id, &claim, operation).await?;
         operation.notice(format!("registered image {name} in {}", seconds(began)));

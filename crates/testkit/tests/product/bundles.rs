@@ -155,6 +155,12 @@ fn a_bundle_that_turns_out_to_be_here_is_known_and_brings_no_kernel_to_what_is_f
     assert_eq!(kernel(), "debian-6.1");
     let again = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
     assert!(!again.err().contains("recommends"), "{again}");
+    // What somebody chose, the catalog does not take back.
+    env.banger(["image", "pull", "mine", "--kernel", "debian-6.1"]).patience(SOON).run().expect(0);
+    offered.edit(|catalog| catalog["entries"][0]["kernel"] = "other-6.1".into());
+    let chosen = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
+    assert!(chosen.err().contains("goes on recommending kernel debian-6.1, as you chose"), "{chosen}");
+    assert_eq!(kernel(), "debian-6.1");
     drop(offered);
     env.assert_nothing_left();
 }

@@ -267,7 +267,10 @@ impl OpenedImage<'_> {
                 if let Some(file) = cache.get(&digest, pending.size) {
                     return Ok((Origin::Cached(whole(file), cache), true));
                 }
-                let staged = cache.stage().map_err(as_layer_error)?;
+                let staged = match cache.stage() {
+                    Err(error) if error.is_out_of_space() => None,
+                    staged => Some(staged.map_err(as_layer_error)?),
+                };
                 let download = Download::new(repository, digest, pending.size, job);
                 Ok((Origin::Download(Box::new((download, Keep { cache, staged }))), false))
             }

@@ -11,7 +11,7 @@ use banger_artifacts::{
     image::{Catalog, CatalogEntry, Depth, Image as Kept, ImageError, OciSource, Reliance, Source},
     job::{Cancel, Job, Progress, Silent},
 };
-use banger_proto::name::ImageId;
+use banger_proto::name::{ImageId, KernelName};
 use banger_testkit::{require, wait_until};
 use serde_json::{Value, json};
 use std::{
@@ -435,7 +435,11 @@ fn a_promoted_file_with_a_tail_can_be_published() {
     fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).unwrap();
     let tail = fs::File::options().append(true).open(&own).unwrap();
     tail.set_len(tail.metadata().unwrap().len() + 4096).unwrap();
-    let registered = host.store.register(&"own".parse().unwrap(), &own, None, &job).unwrap();
+    let kernel: Option<KernelName> = Some("k-1.0".parse().unwrap());
+    host.store.register(&"own".parse().unwrap(), &own, kernel.clone(), &job).unwrap();
+    // Registered again, without a kernel and under another name, it recommends what it did.
+    let registered = host.store.register(&"again".parse().unwrap(), &own, None, &job).unwrap();
+    assert_eq!(registered.manifest.kernel, kernel);
     let promoted = host.store.promote(&registered.manifest.id, &job).unwrap().manifest;
     let file = host.dir.path().join("own.tar.zst");
     let written = host.store.bundle(&promoted.id, &file, &job).unwrap();
