@@ -202,7 +202,12 @@ impl Program {
 
     /// Searches for the executable `name` on the `PATH` and in the system directories.
     pub fn find(name: &str) -> Option<PathBuf> {
-        std::env::split_paths(&search_path())
+        Self::find_in(&search_path(), name)
+    }
+
+    /// Searches the absolute directories of `search_path` for an executable regular file.
+    fn find_in(search_path: &OsStr, name: &str) -> Option<PathBuf> {
+        std::env::split_paths(search_path)
             .filter(|directory| directory.is_absolute())
             .map(|directory| directory.join(name))
             .find(|path| path.is_file() && access(path, Access::EXEC_OK).is_ok())

@@ -12,13 +12,14 @@ mod settings;
 pub use crate::network::Uplink;
 use banger_proto::{
     agent::boot::Init,
+    api::host::SettingSource,
     api::vm::VmmChoice,
     name::{ImageName, KernelName},
     network::{Cidr, Rule},
     size::ByteSize,
     span::Span,
 };
-use std::{ffi::OsString, fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
+use std::{ffi::OsString, net::Ipv4Addr, path::PathBuf, str::FromStr};
 
 pub use catalog_location::CatalogLocation;
 pub use defaults::Host;
@@ -26,50 +27,23 @@ pub(crate) use defaults::{memory_line, parse_memory};
 pub use file::{ConfigError, File};
 pub use file_sync::FileSync;
 
-/// Which rule gave a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Source {
-    /// The request said so.
-    Flag,
-    /// An environment variable of the daemon.
-    Env,
-    /// `config.toml`.
-    File,
-    /// Derived from the size of this host.
-    Host,
-    /// Built in.
-    Default,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Flag => "flag",
-            Self::Env => "env",
-            Self::File => "file",
-            Self::Host => "host",
-            Self::Default => "default",
-        })
-    }
-}
-
 /// A value and the rule that gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sourced<T> {
     /// The value.
     pub value: T,
     /// The rule.
-    pub source: Source,
+    pub source: SettingSource,
 }
 
 impl<T> Sourced<T> {
-    fn new(value: T, source: Source) -> Self {
+    fn new(value: T, source: SettingSource) -> Self {
         Self { value, source }
     }
 
     /// `asked`, if it is there, as the request's own word; else this.
     pub(crate) fn unless(self, asked: Option<T>) -> Self {
-        asked.map_or(self, |value| Self::new(value, Source::Flag))
+        asked.map_or(self, |value| Self::new(value, SettingSource::Flag))
     }
 }
 
@@ -150,42 +124,44 @@ impl Config {
         let (defaults, network) = (file.vm_defaults, file.network);
         Ok(Self {
             log_level: match log_level_from(&env)? {
-                Some(level) => Sourced::new(level, Source::Env),
+                Some(level) => Sourced::new(level, SettingSource::Env),
                 None => from_file(file.log_level, || {
-                    Sourced::new(LogLevel(tracing::level_filters::LevelFilter::INFO), Source::Default)
+                    Sourced::new(LogLevel(tracing::level_filters::LevelFilter::INFO), SettingSource::Default)
                 }),
             },
             default_image: from_file(file.default_image, || {
-                Sourced::new("debian-bookworm".parse().expect("a valid built-in name"), Source::Default)
+                Sourced::new("debian-bookworm".parse().expect("a valid built-in name"), SettingSource::Default)
             }),
             default_kernel: from_file(file.default_kernel, || {
-                Sourced::new("debian-6.1".parse().expect("a valid built-in name"), Source::Default)
+                Sourced::new("debian-6.1".parse().expect("a valid built-in name"), SettingSource::Default)
             }),
-            vmm: from_file(file.vmm, || Sourced::new(VmmChoice::Auto, Source::Default)),
-            qemu_bin: from_file(file.qemu_bin.map(Some), || Sourced::new(None, Source::Default)),
-            firecracker_bin: from_file(file.firecracker_bin.map(Some), || Sourced::new(None, Source::Default)),
-            auto_stop_after: from_file(file.auto_stop_after, || Sourced::new(None, Source::Default)),
-            console_cap: from_file(file.console_cap, || Sourced::new(ByteSize::mib(8), Source::Default)),
+            vmm: from_file(file.vmm, || Sourced::new(VmmChoice::Auto, SettingSource::Default)),
+            qemu_bin: from_file(file.qemu_bin.map(Some), || Sourced::new(None, SettingSource::Default)),
+            firecracker_bin: from_file(file.firecracker_bin.map(Some), || Sourced::new(None, SettingSource::Default)),
+            auto_stop_after: from_file(file.auto_stop_after, || Sourced::new(None, SettingSource::Default)),
+            console_cap: from_file(file.console_cap, || Sourced::new(ByteSize::mib(8), SettingSource::Default)),
             vcpu: from_file(defaults.vcpu, || host.vcpu()),
             memory: from_file(defaults.memory, || host.memory()),
-            disk_size: from_file(defaults.disk_size, || Sourced::new(ByteSize::gib(8), Source::Default)),
-            init: from_file(defaults.init, || Sourced::new(Init::Auto, Source::Default)),
-            image_catalog: from_file(file.image_catalog, || Sourced::new(Vec::new(), Source::Default)),
+            disk_size: from_file(defaults.disk_size, || Sourced::new(ByteSize::gib(8), SettingSource::Default)),
+            init: from_file(defaults.init, || Sourced::new(Init::Auto, SettingSource::Default)),
+            image_catalog: from_file(file.image_catalog, || Sourced::new(Vec::new(), SettingSource::Default)),
             oci_max_layers: number(file.oci.max_layers, 127),
-            oci_max_unpacked: from_file(file.oci.max_unpacked, || Sourced::new(ByteSize::gib(64), Source::Default)),
+            oci_max_unpacked: from_file(file.oci.max_unpacked, || {
+                Sourced::new(ByteSize::gib(64), SettingSource::Default)
+            }),
             oci_max_ratio: number(file.oci.max_ratio, 1000),
             oci_max_entries: number(file.oci.max_entries, 4_000_000),
-            nat: from_file(defaults.nat, || Sourced::new(true, Source::Default)),
+            nat: from_file(defaults.nat, || Sourced::new(true, SettingSource::Default)),
             uplink: match uplink_from(&env)? {
-                Some(uplink) => Sourced::new(uplink, Source::Env),
-                None => from_file(network.uplink, || Sourced::new(Uplink::Auto, Source::Default)),
+                Some(uplink) => Sourced::new(uplink, SettingSource::Env),
+                None => from_file(network.uplink, || Sourced::new(Uplink::Auto, SettingSource::Default)),
             },
-            cidr: from_file(network.cidr, || Sourced::new(DEFAULT_CIDR, Source::Default)),
-            dns: from_file(network.dns, || Sourced::new(Vec::new(), Source::Default)),
-            allow: from_file(network.allow, || Sourced::new(Vec::new(), Source::Default)),
-            deny: from_file(network.deny, || Sourced::new(Vec::new(), Source::Default)),
-            kernel_catalog: from_file(file.kernel_catalog, || Sourced::new(Vec::new(), Source::Default)),
-            file_sync: from_file(file.file_sync, || Sourced::new(Vec::new(), Source::Default)),
+            cidr: from_file(network.cidr, || Sourced::new(DEFAULT_CIDR, SettingSource::Default)),
+            dns: from_file(network.dns, || Sourced::new(Vec::new(), SettingSource::Default)),
+            allow: from_file(network.allow, || Sourced::new(Vec::new(), SettingSource::Default)),
+            deny: from_file(network.deny, || Sourced::new(Vec::new(), SettingSource::Default)),
+            kernel_catalog: from_file(file.kernel_catalog, || Sourced::new(Vec::new(), SettingSource::Default)),
+            file_sync: from_file(file.file_sync, || Sourced::new(Vec::new(), SettingSource::Default)),
         })
     }
 }
@@ -204,7 +180,7 @@ impl Config {
 }
 
 fn number(value: Option<std::num::NonZeroU32>, otherwise: u32) -> Sourced<u32> {
-    from_file(value.map(Into::into), || Sourced::new(otherwise, Source::Default))
+    from_file(value.map(Into::into), || Sourced::new(otherwise, SettingSource::Default))
 }
 
 /// Where VMs' addresses come from: rarely met in homes and offices.
@@ -230,7 +206,7 @@ fn from_env<T: FromStr<Err = String>>(
 }
 
 fn from_file<T>(value: Option<T>, otherwise: impl FnOnce() -> Sourced<T>) -> Sourced<T> {
-    value.map_or_else(otherwise, |value| Sourced::new(value, Source::File))
+    value.map_or_else(otherwise, |value| Sourced::new(value, SettingSource::File))
 }
 
 #[cfg(test)]
@@ -248,13 +224,13 @@ mod tests {
     fn the_environment_beats_the_file_and_the_file_beats_the_host() {
         let config =
             resolve("log_level = \"warn\"\n[vm_defaults]\nvcpu = 3\nmemory = \"1G\"\n", Some("debug")).unwrap();
-        assert_eq!(config.log_level.source, Source::Env);
-        assert_eq!((config.vcpu.value, config.vcpu.source), (3, Source::File));
-        assert_eq!((config.memory.value, config.memory.source), (ByteSize::gib(1), Source::File));
-        assert_eq!((config.disk_size.value, config.disk_size.source), (ByteSize::gib(8), Source::Default));
+        assert_eq!(config.log_level.source, SettingSource::Env);
+        assert_eq!((config.vcpu.value, config.vcpu.source), (3, SettingSource::File));
+        assert_eq!((config.memory.value, config.memory.source), (ByteSize::gib(1), SettingSource::File));
+        assert_eq!((config.disk_size.value, config.disk_size.source), (ByteSize::gib(8), SettingSource::Default));
         let config = resolve("", None).unwrap();
-        assert_eq!((config.memory.value, config.memory.source), (ByteSize::gib(3), Source::Host));
-        assert_eq!((config.vcpu.value, config.vcpu.source), (2, Source::Default));
+        assert_eq!((config.memory.value, config.memory.source), (ByteSize::gib(3), SettingSource::Host));
+        assert_eq!((config.vcpu.value, config.vcpu.source), (2, SettingSource::Default));
     }
 
     #[test]

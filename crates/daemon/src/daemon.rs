@@ -134,9 +134,9 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         let context = Context::new(layout.clone(), config, services, stop.clone(), started);
         tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "serving");
         ready.serving(&layout.daemon_log());
-        images.settle_behind(stop.clone());
+        images.verify_in_background(stop.clone());
         api::serve(listener, context, stop).await;
-        network.leave().await;
+        network.stop_if_unused().await;
         Ok(())
     });
     // What still runs is not waited for: VMs go on without a daemon, and unfinished downloads leave nothing behind.

@@ -85,6 +85,7 @@ impl Host {
     }
 }
 
+/// Whether a program can be run from there: a regular file with an execute bit.
 fn is_executable(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)

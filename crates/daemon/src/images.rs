@@ -1,7 +1,7 @@
-//! ImageService: the images and kernels on this host, by name, pulled when they are asked for and not there.
+//! ImageService: images and kernels on this host, by name; pulled on demand when they are missing.
 //!
-//! Decides what a name means, who may take an artifact away, and that two who want the same thing at once get it by one
-//! pull. How an artifact is fetched, verified and kept is `banger-artifacts`' business.
+//! Decides what a name means and who may delete an artifact, and lets concurrent requests for the same artifact share
+//! one pull. How an artifact is fetched, verified and stored is the business of `banger-artifacts`.
 
 mod build;
 mod catalogs;
@@ -42,7 +42,7 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
-/// Images and kernels.
+/// Images and kernels on this host.
 #[derive(Debug)]
 pub(crate) struct ImageService {
     images: Arc<ImageStore>,
@@ -52,16 +52,17 @@ pub(crate) struct ImageService {
     kernel_offers: KernelOffers,
     store: Store,
     agent: PathBuf,
-    /// Held to read by who relies on an image or a kernel being here, to write by who moves names or takes one away.
-    custody: RwLock<()>,
+    /// Read lock: the holder relies on an image or kernel staying here. Write lock: the holder moves names or deletes
+    /// one.
+    removal_lock: RwLock<()>,
     image_pulls: Flights<Image>,
     oci_pulls: Flights<Pulled>,
     kernel_pulls: Flights<Kernel>,
 }
 
 impl ImageService {
-    /// Opens both stores. `agent` is the program every guest starts with. What killed pulls and builds left goes behind the
-    /// daemon's back: whoever waits for an answer has no use for its end.
+    /// Opens both stores. `agent` is the program every guest starts with. Leftovers of killed pulls and builds are
+    /// removed in the background: no caller needs to wait for that.
     pub(crate) fn open(
         layout: &Layout,
         store: Store,
@@ -78,22 +79,23 @@ impl ImageService {
             kernel_offers: KernelOffers::new(kernel_catalogs),
             store,
             agent,
-            custody: RwLock::default(),
+            removal_lock: RwLock::default(),
             image_pulls: Flights::default(),
             oci_pulls: Flights::default(),
             kernel_pulls: Flights::default(),
         })
     }
 
-    /// Refuses a name that is neither here nor in a catalog and cannot be in a registry, before anything is pulled for its sake.
-    pub(crate) async fn know_image(&self, name: &ImageName) -> Result<(), Failure> {
-        if self.known(name).await?.is_some() {
+    /// Refuses a name that is neither here nor in a catalog and cannot be a registry reference, before anything is
+    /// pulled for it.
+    pub(crate) async fn ensure_image_known(&self, name: &ImageName) -> Result<(), Failure> {
+        if self.find_local(name).await?.is_some() {
             return Ok(());
         }
-        self.wanted(name.as_str()).await.map(drop)
+        self.resolve_pull(name.as_str()).await.map(drop)
     }
 
-    /// The image of that id, looked at closely enough to see a cut or replaced file.
+    /// Returns the image with this id, checked closely enough to see a truncated or replaced file.
     pub(crate) async fn image_by_id(&self, id: &ImageId, operation: &Operation) -> Result<Image, Failure> {
         let (images, wanted) = (self.images.clone(), id.clone());
         let found = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
@@ -101,19 +103,19 @@ impl ImageService {
             images.verify(&wanted, Depth::Quick, &job)
         });
         match found.await {
-            Err(error @ ImageError::NotFound { .. }) => Err(self.not_here(id, error.explain()).await),
+            Err(error @ ImageError::NotFound { .. }) => Err(self.explain_missing(id, error.explain()).await),
             found => found.map_err(Explain::explain),
         }
     }
 
-    /// Reads, behind everybody's back, what was made shortly before the host went down; who needs one of these images
-    /// before its turn reads it by himself. Ends with the daemon, and the next one goes on.
-    pub(crate) fn settle_behind(&self, stop: CancellationToken) {
+    /// Verifies in the background the images made shortly before the host went down. A request for one of them verifies
+    /// it itself, out of order. Ends with the daemon; the next daemon continues.
+    pub(crate) fn verify_in_background(&self, stop: CancellationToken) {
         let images = self.images.clone();
         tokio::spawn(async move { blocking(Arc::new(Silent), &stop, move |job| images.settle_all(&job)).await });
     }
 
-    /// What a machine boots: the kernel's files and the shared part of the initramfs.
+    /// Returns the files a machine boots from: the kernel's, and the shared part of the initramfs.
     pub(crate) async fn boot_files(&self, kernel: Kernel, operation: &Operation) -> Result<BootFiles, Failure> {
         let (kernels, agent) = (self.kernels.clone(), self.agent.clone());
         let progress = Arc::new(operation.clone());
@@ -123,7 +125,7 @@ impl ImageService {
     }
 }
 
-/// Runs a short piece of work that touches the disk.
+/// Runs short blocking work on the disk in the blocking thread pool.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
@@ -145,7 +147,7 @@ fn seconds(began: Instant) -> String {
     format!("{:.1} s", began.elapsed().as_secs_f32())
 }
 
-/// The wait for a pull was given up.
+/// Failure of a caller that canceled its wait for a pull.
 fn given_up() -> Failure {
     failures::cancelled("the pull")
 }

@@ -1,8 +1,9 @@
-//! HostNetwork: where each VM stands, what it may reach, and the processes that make it so.
+//! HostNetwork: the VMs' addresses and egress policies, and the processes that implement them.
 //!
-//! The rules themselves are the helper's ([`helper`], `bangerd-root`), in a namespace of banger's own that a holder process
-//! keeps ([`holder`]); [`lifecycle`] starts them with the first VM, brings back what dies and ends them after the last one. Names
-//! are answered by [`dns`]. This file is what others see: slots, cards, policies. It does not know how a VM starts.
+//! The firewall rules are applied by the helper ([`helper`], `bangerd-root`) in a network namespace of banger's own,
+//! which a holder process keeps alive ([`holder`]). [`lifecycle`] starts these processes with the first VM, replaces
+//! those that die and ends them after the last VM. [`dns`] answers the guests' name queries. This file is the interface
+//! for the rest of the daemon: addresses, NICs, policies. It does not know how a VM starts.
 
 mod changes;
 mod dns;
@@ -40,19 +41,19 @@ use std::{
     },
 };
 
-/// The file a guest without a network card gets, so that a failing look-up explains itself.
+/// `/etc/resolv.conf` of a guest without a NIC, so that a failing look-up explains itself.
 const NO_NIC: &str = "# This VM has no network card: no name but its own resolves.\n";
-/// The largest packet of a guest's card.
+/// MTU of a guest's NIC, in bytes.
 const MTU: u32 = 1500;
 
-/// How far VMs reach, at most.
+/// How far VMs may reach at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Uplink {
     /// As far as their policies say.
     Auto,
-    /// Each other.
+    /// Only each other.
     None,
-    /// Nowhere: they get no network card.
+    /// Nowhere: VMs get no NIC.
     Off,
 }
 
@@ -78,34 +79,34 @@ impl std::fmt::Display for Uplink {
     }
 }
 
-/// What the configuration says of networks.
+/// Network settings of the configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) uplink: Uplink,
     pub(crate) block: Cidr,
-    /// Resolvers instead of the host's.
+    /// Resolvers to ask instead of the host's.
     pub(crate) dns: Vec<Ipv4Addr>,
     pub(crate) deny: Vec<Rule>,
     pub(crate) allow: Vec<Rule>,
 }
 
-/// What a guest must know about names.
+/// A guest's host name and resolver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GuestNames {
-    /// Its host name; `/etc/hosts` maps it to 127.0.1.1.
+    /// Host name of the guest; `/etc/hosts` maps it to 127.0.1.1.
     pub(crate) hostname: String,
-    /// Content of its `/etc/resolv.conf`. Never the host's: 127.0.0.53 means another machine there.
+    /// Content of `/etc/resolv.conf`. Never the host's: its 127.0.0.53 would be another machine in the guest.
     pub(crate) resolv_conf: String,
 }
 
-/// A VM's network card, on both sides.
+/// NIC of a VM, its host and its guest side.
 #[derive(Debug, Clone)]
 pub(crate) struct NetworkInterface {
     pub(crate) host: plan::Network,
     pub(crate) guest: boot::Network,
 }
 
-/// The host's side of the VMs' network. Clones are the same.
+/// Handle to the host's side of the VMs' network; clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct HostNetwork {
     shared: Arc<Shared>,
@@ -121,16 +122,17 @@ struct Shared {
     slots: Mutex<HashMap<VmId, AddressSlot>>,
     guests: Guests,
     live: tokio::sync::Mutex<Option<lifecycle::Live>>,
-    /// Whether everybody who was on the network when this daemon began is known.
+    /// Whether all VMs that were on the network when this daemon started are known.
     taken_over: AtomicBool,
-    /// Whether somebody tries to bring the network back.
+    /// Whether a task is retrying to start the network.
     retrying: AtomicBool,
-    /// Why VMs have no network here, once that was found out.
+    /// Last reason why VMs have no network on this host.
     last_reason: Mutex<Option<String>>,
 }
 
 impl HostNetwork {
-    /// Starts nothing yet. `helper` is the `bangerd-root` program; `state` and `vms` are directories of the layout.
+    /// Creates the handle and starts nothing. `helper` is the `bangerd-root` program; `state` and `vms` are directories
+    /// of the layout.
     pub(crate) fn new(settings: Settings, store: Store, state: PathBuf, vms: PathBuf, helper: PathBuf) -> Self {
         let shared = Shared {
             settings,
@@ -148,12 +150,12 @@ impl HostNetwork {
         Self { shared: Arc::new(shared) }
     }
 
-    /// What the configuration says.
+    /// Network settings of the configuration.
     pub(crate) fn settings(&self) -> &Settings {
         &self.shared.settings
     }
 
-    /// Gives a VM an address, written down. One that has it keeps it.
+    /// Assigns an address to a VM and records it. A VM that has one keeps it.
     pub(crate) async fn assign_address(&self, vm: &VmRow) -> Result<(), Failure> {
         if self.shared.settings.uplink == Uplink::Off {
             return Ok(());
@@ -163,14 +165,14 @@ impl HostNetwork {
         Ok(())
     }
 
-    /// Takes its address back.
+    /// Releases a VM's address.
     pub(crate) async fn release_address(&self, vm: &VmId) -> Result<(), Failure> {
         self.shared.store.release_address(vm).await?;
         self.shared.slots().remove(vm);
         Ok(())
     }
 
-    /// A VM's address, whether it is on the network now or not.
+    /// Address of a VM, whether or not it is on the network now.
     pub(crate) fn address(&self, vm: &VmId) -> Option<Ipv4Addr> {
         self.shared.address(*self.shared.slots().get(vm)?)
     }
@@ -180,8 +182,8 @@ impl HostNetwork {
         self.shared.guests.by_vm(vm).is_some()
     }
 
-    /// Attaches a VM, under its policy. On a host where VMs have no network they start all the same; why is last_reason to the
-    /// first, and again once one had a card or there is another reason.
+    /// Attaches a VM under its policy. On a host where VMs can have no network they start without one; the reason is
+    /// reported to the first, and again after a VM had a NIC or when the reason changes.
     pub(crate) async fn attach(&self, vm: &VmRow) -> Result<Attached, Failure> {
         if self.shared.settings.uplink == Uplink::Off {
             return Ok(Attached::Without { news: None });
@@ -194,7 +196,8 @@ impl HostNetwork {
                 *last_reason = None;
                 Ok(Attached::With(Box::new(self.shared.network_interface(&guest, holder))))
             }
-            Err(reason) => {
+            Err(error) => {
+                let reason = error.to_string();
                 tracing::warn!(vm = %vm.name, reason, "a VM starts without a network");
                 let known = last_reason.as_ref() == Some(&reason);
                 *last_reason = Some(reason.clone());
@@ -203,39 +206,40 @@ impl HostNetwork {
         }
     }
 
-    /// Puts a running VM under the policy its row has now.
+    /// Puts a running VM under the policy that its row has now.
     pub(crate) async fn update_policy(&self, vm: &VmRow) -> Result<(), Failure> {
         if self.shared.guests.by_vm(&vm.id).is_none() {
             return Ok(());
         }
         let guest = self.shared.guest(vm)?;
-        lifecycle::attach(&self.shared, guest).await.map(drop).map_err(|reason| {
-            Failure::new(Code::Unavailable, format!("the policy of VM {} cannot be changed", vm.name)).cause(reason)
+        lifecycle::attach(&self.shared, guest).await.map(drop).map_err(|error| {
+            Failure::new(Code::Unavailable, format!("the policy of VM {} cannot be changed", vm.name))
+                .cause(error.to_string())
         })
     }
 
-    /// Whether a VM is on the network under the policy that this row of it has.
+    /// Whether a VM is on the network under the policy of this row.
     pub(crate) fn is_under_policy(&self, vm: &VmRow) -> bool {
         let egress = Egress::of(&vm.spec.network, &self.shared.settings);
         self.shared.guests.by_vm(&vm.id).is_some_and(|guest| guest.egress == egress)
     }
 
-    /// Detaches a VM. What is not attached is not missed.
+    /// Detaches a VM; no error if it is not attached.
     pub(crate) async fn detach(&self, vm: &VmId) -> Result<(), Failure> {
-        lifecycle::detach(&self.shared, vm)
-            .await
-            .map_err(|reason| Failure::new(Code::Unavailable, "the VM's network cannot be taken away").cause(reason))
+        lifecycle::detach(&self.shared, vm).await.map_err(|error| {
+            Failure::new(Code::Unavailable, "the VM's network cannot be taken away").cause(error.to_string())
+        })
     }
 
-    /// Where every VM stands, as earlier daemons wrote it down. Comes before [`Self::adopt`].
+    /// Loads the addresses that earlier daemons assigned. Must come before [`Self::adopt`].
     pub(crate) async fn load_addresses(&self) -> Result<(), Failure> {
         let slots = self.shared.store.assigned_addresses().await?;
         self.shared.slots().extend(slots);
         Ok(())
     }
 
-    /// Knows a VM that runs since an earlier daemon, if it has a card. Its end must not be seen before that, or nobody would
-    /// take it off the network.
+    /// Registers a VM that has been running since an earlier daemon, if it has a NIC. Must come before its end can be
+    /// noticed, or nothing would take it off the network.
     pub(crate) fn adopt(&self, vm: &VmRow) {
         let directory = self.shared.vms.join(vm.id.as_str());
         match record::read::<plan::LaunchPlan>(&directory, PLAN_FILE) {
@@ -248,28 +252,28 @@ impl HostNetwork {
         }
     }
 
-    /// Carries on what an earlier daemon left, now that all VMs are adopted. Nothing waits for it.
+    /// Continues or ends the network of an earlier daemon, in the background, once all VMs are adopted.
     pub(crate) fn take_over(&self) {
-        // At once: a daemon that is told to end meanwhile leaves the network, and has to know that it may.
+        // Set at once: a daemon told to stop meanwhile ends an unused network, and must know that it may.
         self.shared.taken_over.store(true, Ordering::Relaxed);
         let shared = self.shared.clone();
         tokio::spawn(async move { lifecycle::take_over(&shared).await });
     }
 
-    /// What was denied to a VM lately.
+    /// Recent denials of a VM's packets.
     pub(crate) async fn denials(&self, vm: &VmId) -> Result<guests::Denials, Failure> {
         let Some(address) = self.address(vm) else { return Ok(guests::Denials::default()) };
         lifecycle::denials(&self.shared, address)
             .await
-            .map_err(|reason| Failure::new(Code::Unavailable, "the denials cannot be read").cause(reason))
+            .map_err(|error| Failure::new(Code::Unavailable, "the denials cannot be read").cause(error.to_string()))
     }
 
-    /// Ends everything if no VM needs it: the daemon goes.
-    pub(crate) async fn leave(&self) {
-        lifecycle::leave(&self.shared).await;
+    /// Ends the network if no VM needs it, when the daemon stops.
+    pub(crate) async fn stop_if_unused(&self) {
+        lifecycle::stop_if_unused(&self.shared).await;
     }
 
-    /// The names of a VM. The first label of `<name>.vm` is its host name.
+    /// Names for a VM. The first label of `<name>.vm` is its host name.
     pub(crate) fn guest_names(&self, vm: &VmName, has_nic: bool) -> GuestNames {
         let resolver = self.shared.gateway(0).filter(|_| has_nic);
         let resolv_conf = resolver.map_or_else(
@@ -280,14 +284,14 @@ impl HostNetwork {
     }
 }
 
-/// Whether a VM that starts has a card.
+/// Whether a starting VM has a NIC.
 #[derive(Debug)]
 pub(crate) enum Attached {
-    /// It has.
+    /// The VM has a NIC.
     With(Box<NetworkInterface>),
-    /// It has none; `news` is why, where that was not last_reason before.
+    /// The VM has none.
     Without {
-        /// Why.
+        /// The reason, unless it was reported before.
         news: Option<String>,
     },
 }
@@ -315,11 +319,11 @@ impl Shared {
     }
 
     fn network_interface(&self, guest: &Guest, holder: crate::process::ProcessIdentity) -> NetworkInterface {
-        // The helper derives the same.
-        let (tap, mac) = (addressing::tap(&guest.vm), addressing::mac_text(guest.address));
+        // The helper derives the same values.
+        let (tap, mac) = (addressing::tap(&guest.vm), addressing::mac(guest.address));
         let gateway = self.gateway(guest.slot.network).expect("a network with an address has its first");
         NetworkInterface {
-            host: plan::Network { tap, mac: mac.clone(), holder },
+            host: plan::Network { tap, mac, holder },
             guest: boot::Network { mac, address: guest.address, prefix: NETWORK_PREFIX, gateway, mtu: MTU },
         }
     }

@@ -14,3 +14,4 @@ pub mod network;
 pub mod size;
 pub mod span;
 pub mod time;
+mod words;

@@ -3,11 +3,13 @@
 
 pub mod addressing;
 mod cidr;
+mod mac;
 mod public;
 mod publish;
 mod rule;
 
 pub use cidr::Cidr;
+pub use mac::MacAddr;
 pub use public::{CLOSED, PRIVATE, is_public};
 pub use publish::Publish;
 pub use rule::{Destination, Domain, Rule};

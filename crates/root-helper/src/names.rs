@@ -2,7 +2,7 @@
 
 use banger_netlink::nft::{Family, Set};
 use banger_proto::name::VmId;
-pub use banger_proto::network::addressing::{address, gateway, mac, mac_text, tap};
+pub use banger_proto::network::addressing::{address, gateway, mac, tap};
 
 /// The user the helper works for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -139,7 +139,7 @@ impl Host {
         self.nobody_elses(block, gateway)?;
         let is_new = link::find(&mut self.netlink, &name)?.is_none();
         if is_new {
-            link::add_bridge(&mut self.netlink, &name, names::mac(gateway), &alias)?;
+            link::add_bridge(&mut self.netlink, &name, names::mac(gateway).0, &alias)?;
         }
         let bridge = self.ours(&name, &alias)?;
         made.extend(is_new.then_some(bridge.index));
@@ -232,7 +232,7 @@ impl Host {
         if tap.master != Some(bridge.index) {
             link::set_master(&mut self.netlink, tap.index, bridge.index)?;
         }
-        link::pin_port(&mut self.netlink, tap.index, names::mac(address), attachment.network == 0)?;
+        link::pin_port(&mut self.netlink, tap.index, names::mac(address).0, attachment.network == 0)?;
         self.change(change)?;
         link::set_up(&mut self.netlink, tap.index)
     }

@@ -307,11 +307,11 @@ pub fn learn(owner: Owner, vm: &VmId, port: Option<u16>, addresses: &[Ipv4Addr],
 
 /// Tap, MAC and IPv4 address, as the anti-spoofing set has them.
 fn owner_element(vm: &VmId, address: Ipv4Addr) -> String {
-    format!("\"{}\" . {} . {address}", names::tap(vm), names::mac_text(address))
+    format!("\"{}\" . {} . {address}", names::tap(vm), names::mac(address))
 }
 
 fn owner_key(vm: &VmId, address: Ipv4Addr) -> Vec<u8> {
-    nft::key(&[&nft::interface(&names::tap(vm)), &names::mac(address), &address.octets()])
+    nft::key(&[&nft::interface(&names::tap(vm)), &names::mac(address).0, &address.octets()])
 }
 
 fn list(items: &[impl ToString]) -> String {

@@ -21,6 +21,26 @@ fn run(script: &str) -> Result<Vec<u8>, ProgramError> {
 }
 
 #[test]
+fn a_file_that_cannot_be_executed_is_passed_over() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let temp = tempfile::tempdir().unwrap();
+    let place = |directory: &str, mode| {
+        let directory = temp.path().join(directory);
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("tool"), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(directory.join("tool"), fs::Permissions::from_mode(mode)).unwrap();
+        directory
+    };
+    let (plain, program) = (place("plain", 0o644), place("bin", 0o755));
+    let directory = temp.path().join("directories");
+    fs::create_dir_all(directory.join("tool")).unwrap();
+    let search_path = std::env::join_paths([directory, plain, program.clone()]).unwrap();
+    assert_eq!(Program::find_in(&search_path, "tool"), Some(program.join("tool")));
+    assert_eq!(Program::find_in(&search_path, "other"), None);
+    assert_eq!(Program::find_in("relative".as_ref(), "tool"), None);
+}
+
+#[test]
 fn stdout_is_returned_and_the_environment_is_known() {
     let out = sh("printf '%s|' \"$HOME\" \"$LANG\" \"$USER\"; pwd; cat")
         .env("HOME", "/somewhere")

@@ -42,7 +42,7 @@ async fn show(context: &Context) -> Result {
             &["KEY", "VALUE", "SOURCE"],
             settings.iter().map(|setting| {
                 let value = if setting.value.is_null() { "-".into() } else { setting.value.to_string() };
-                [setting.key.clone(), value, setting.source.clone()]
+                [setting.key.clone(), value, setting.source.to_string()]
             }),
         )
     })?;

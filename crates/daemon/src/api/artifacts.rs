@@ -148,7 +148,7 @@ pub(super) async fn prune_cache(
 #[utoipa::path(delete, path = "/v1/images/{ref}", tag = "image", params(("ref" = String, Path)),
     responses((status = 200, body = Event<serde_json::Value>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn delete_image(State(context): State<Shared>, Named(image): Named) -> Result<Response, Refusal> {
-    context.services.images.know_what_goes(&image).await?;
+    context.services.images.ensure_deletable(&image).await?;
     Ok(stream_of(context.stop.clone(), async move |operation, _| {
         context.services.images.delete_image(&image, &operation).await
     }))
@@ -182,7 +182,7 @@ pub(super) async fn kernel(
     let Look { verify, here } = query(look)?;
     let (images, name) = (&context.services.images, kernel_name(&name)?);
     if here {
-        images.know_local(&name).await?;
+        images.ensure_kernel_here(&name).await?;
     }
     Ok(Json(images.show_kernel(&name, verify).await?))
 }
@@ -194,7 +194,7 @@ pub(super) async fn pull_kernel(
     State(context): State<Shared>,
     Body(body): Body<PullKernel>,
 ) -> Result<Response, Refusal> {
-    context.services.images.know_pullable(&body.kernel).await?;
+    context.services.images.ensure_kernel_pullable(&body.kernel).await?;
     Ok(stream_of(context.stop.clone(), async move |operation, _| {
         let images = &context.services.images;
         images.pull_kernel(&body.kernel, body.force, &operation).await?;
@@ -227,7 +227,7 @@ pub(super) async fn delete_kernel(
 ) -> Result<Response, Refusal> {
     let Force { force } = query(force)?;
     let name = kernel_name(&name)?;
-    context.services.images.know_local(&name).await?;
+    context.services.images.ensure_kernel_here(&name).await?;
     Ok(stream_of(context.stop.clone(), async move |operation, _| {
         context.services.images.delete_kernel(&name, force, &operation).await
     }))

@@ -1,7 +1,10 @@
 //! What the size of the host suggests for a VM that does not say: a quarter of the processors, an eighth of the memory.
 
-use super::{Source, Sourced};
-use banger_proto::{api::vm::MIN_MEMORY, size::ByteSize};
+use super::Sourced;
+use banger_proto::{
+    api::{host::SettingSource, vm::MIN_MEMORY},
+    size::ByteSize,
+};
 
 /// Most processors the host's size suggests.
 const MOST_VCPU: u32 = 4;
@@ -29,17 +32,17 @@ impl Host {
 
     pub(super) fn vcpu(self) -> Sourced<u32> {
         match self.cpus / 4 {
-            0 => Sourced::new(FALLBACK_VCPU, Source::Default),
-            quarter => Sourced::new(quarter.min(MOST_VCPU), Source::Host),
+            0 => Sourced::new(FALLBACK_VCPU, SettingSource::Default),
+            quarter => Sourced::new(quarter.min(MOST_VCPU), SettingSource::Host),
         }
     }
 
     pub(super) fn memory(self) -> Sourced<ByteSize> {
         let eighth = ByteSize::mib(ByteSize(self.memory.bytes() / 8).as_mib());
         if eighth < MIN_MEMORY {
-            Sourced::new(FALLBACK_MEMORY, Source::Default)
+            Sourced::new(FALLBACK_MEMORY, SettingSource::Default)
         } else {
-            Sourced::new(eighth.min(MOST_MEMORY), Source::Host)
+            Sourced::new(eighth.min(MOST_MEMORY), SettingSource::Host)
         }
     }
 }

@@ -62,7 +62,7 @@ fn texts<T: ToString>(values: &[T]) -> Value {
 }
 
 fn setting<T>(key: &str, sourced: &Sourced<T>, show: impl FnOnce(&T) -> Value) -> Setting {
-    Setting { key: key.to_owned(), value: show(&sourced.value), source: sourced.source.to_string() }
+    Setting { key: key.to_owned(), value: show(&sourced.value), source: sourced.source }
 }
 
 /// The size in the largest unit that divides it, so that what is printed can be pasted back.
@@ -80,6 +80,7 @@ fn exact(size: ByteSize) -> String {
 mod tests {
     use super::*;
     use crate::config::{File, Host};
+    use banger_proto::api::host::SettingSource;
     use std::fmt::Write as _;
 
     #[test]
@@ -94,6 +95,8 @@ mod tests {
         let again = Config::resolve(file, |_| None, Host { cpus: 0, memory: ByteSize(0) }).unwrap();
         let values = |config: &Config| config.settings().into_iter().map(|s| (s.key, s.value)).collect::<Vec<_>>();
         assert_eq!(values(&again), values(&config));
-        assert!(again.settings().iter().all(|setting| setting.source == "file" || setting.value.is_null()));
+        assert!(
+            again.settings().iter().all(|setting| setting.source == SettingSource::File || setting.value.is_null())
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Images made here: built from Debian's packages, taken over from a file of the user's, packed to be published; and
-//! the cache the others come through.
+//! Images made on this host (built from Debian packages, promoted from a user's file), images packed for publishing,
+//! and the cache of layers.
 
 use super::{ImageService, names::Claim, off_thread, pull::agree_on_kernel, seconds};
 use crate::{
@@ -19,17 +19,17 @@ use banger_proto::{
 use std::{sync::Arc, time::Instant};
 
 impl ImageService {
-    /// Builds a Debian and gives it its name.
+    /// Builds a Debian image and names it.
     pub(crate) async fn build_image(&self, request: BuildImage, operation: &Operation) -> Result<Image, Failure> {
         let BuildImage { name, debian, include, kernel, force } = request;
         let claim = Claim::own(force);
         let recipe =
             DebianRecipe::new(debian, include).map_err(|error| Failure::new(Code::Invalid, error.to_string()))?;
         if let Some(kernel) = &kernel {
-            self.know_kernel(kernel).await?;
+            self.ensure_kernel_known(kernel).await?;
         }
-        // Before minutes are spent on what could not be called so.
-        self.may_take(&name, None, &claim).await?;
+        // Checked first: a build takes minutes, and its name may turn out to be taken.
+        self.check_name_free(&name, None, &claim).await?;
         let began = Instant::now();
         operation.begin(format!("building image {name}"));
         let (images, named, asked) = (self.images.clone(), name.clone(), kernel.clone());
@@ -42,7 +42,7 @@ impl ImageService {
                     .map_err(Explain::explain)
             })
             .await?;
-        // What was built may have been here already, under another name.
+        // The build result may already be here under another name.
         if let Some(asked) = &asked {
             agree_on_kernel(asked, &image)?;
         }
@@ -51,7 +51,7 @@ impl ImageService {
         Ok(image)
     }
 
-    /// Copies an image that is a file of the user's into the store; its names go along, VMs that use it stay.
+    /// Copies an image that is a user's file into the store. Its names move along; VMs that use it keep it.
     pub(crate) async fn promote_image(&self, reference: &str, operation: &Operation) -> Result<Image, Failure> {
         let id = self.resolve(reference).await?;
         let (images, from) = (self.images.clone(), id.clone());
@@ -71,9 +71,9 @@ impl ImageService {
             agree_on_kernel(asked, &promoted)?;
         }
         failpoint::hit("promote.copied").await;
-        let _custody = self.custody.write().await;
+        let _removal_lock = self.removal_lock.write().await;
         for id in [&id, &promoted.manifest.id] {
-            self.still_here(id).await?;
+            self.ensure_here(id).await?;
         }
         self.store.rename_image(&id, &promoted.manifest.id).await?;
         failpoint::hit("promote.renamed").await;
@@ -83,7 +83,7 @@ impl ImageService {
         Ok(promoted)
     }
 
-    /// Writes an image as a catalog can offer it.
+    /// Writes an image as a bundle that a catalog can offer.
     pub(crate) async fn bundle_image(
         &self,
         reference: &str,
@@ -104,7 +104,7 @@ impl ImageService {
         Ok(ImageBundle { path: output, size: ByteSize(bundle.size), sha256: bundle.sha256, entry: bundle.entry })
     }
 
-    /// Empties the cache of layers of what no pull reads.
+    /// Removes layers from the cache that no pull is reading.
     pub(crate) async fn prune_cache(&self, dry_run: bool) -> Result<CachePruned, Failure> {
         let registries = self.registries.clone();
         let pruned = off_thread(move || registries.cache.prune(dry_run, &Cancel::default())).await;

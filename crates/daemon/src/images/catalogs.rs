@@ -1,8 +1,8 @@
-//! The catalogs the configuration names, and the built-in one, of kernels or of images.
+//! Catalogs of kernels or images: those the configuration names, and the built-in one.
 //!
-//! A later catalog goes before an earlier one, and all go before the built-in one: who names a catalog means it. So a
-//! catalog that cannot be read hides what lies under it. A pull fails then, rather than take an entry that the
-//! unreadable catalog might have replaced.
+//! A later catalog takes precedence over an earlier one, and all over the built-in one: a user who configures a catalog
+//! means it. A catalog that cannot be read therefore hides those below it: a pull fails rather than take an entry that
+//! the unreadable catalog might have replaced.
 
 use super::off_thread;
 use crate::{config::CatalogLocation, failures::because, operation::blocking};
@@ -21,9 +21,9 @@ use std::{
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-/// What the catalog in the program is called.
+/// Name of the built-in catalog.
 pub(super) const BUILT_IN: &str = "built-in";
-/// How long a downloaded catalog is good for: a key press of shell completion asks no server.
+/// How long a downloaded catalog stays fresh, so that shell completion does not ask a server at each key press.
 const FRESH: Duration = Duration::from_secs(60);
 
 /// All catalogs of kernels.
@@ -36,14 +36,14 @@ pub(super) type ImageOffers = Catalogs<image::CatalogEntry>;
 pub(super) struct Catalogs<E> {
     locations: Vec<CatalogLocation>,
     built_in: Arc<Catalog<E>>,
-    /// By position, what was last downloaded and when.
+    /// Last download of each catalog and its time, by position.
     downloaded: Mutex<Vec<Option<Downloaded<E>>>>,
 }
 
-/// A catalog and when it came.
+/// Downloaded catalog and when it arrived.
 type Downloaded<E> = (Instant, Arc<Catalog<E>>);
 
-/// What the catalogs say at one moment, by where they are, the one that decides first.
+/// State of all catalogs at one moment, by location, highest precedence first.
 pub(super) type Snapshot<E> = Vec<(String, Result<Arc<Catalog<E>>, Failure>)>;
 
 impl KernelOffers {
@@ -64,8 +64,8 @@ impl<E: Entry + Clone + Send + Sync + 'static> Catalogs<E> {
         Self { locations, built_in: Arc::new(built_in), downloaded }
     }
 
-    /// The entry `name` for this host's processor. Fails when a catalog that goes before it cannot be read; those behind it
-    /// are not asked.
+    /// Finds the entry `name` for this host's processor. Fails when a catalog of higher precedence than the entry's
+    /// cannot be read; those of lower precedence are not asked.
     pub(super) async fn find(&self, name: &E::Name) -> Result<Option<E>, Failure> {
         for (number, location) in self.locations.iter().enumerate().rev() {
             if let Some(entry) = self.read_one(number, location).await?.here(name) {
@@ -75,7 +75,7 @@ impl<E: Entry + Clone + Send + Sync + 'static> Catalogs<E> {
         Ok(self.built_in.here(name).cloned())
     }
 
-    /// Reads all catalogs: files anew, downloads when what is here is not fresh.
+    /// Reads all catalogs: files anew, downloads when the last one is no longer fresh.
     pub(super) async fn read(&self) -> Snapshot<E> {
         let mut snapshot = Vec::with_capacity(self.locations.len() + 1);
         for (number, location) in self.locations.iter().enumerate().rev() {
@@ -85,7 +85,7 @@ impl<E: Entry + Clone + Send + Sync + 'static> Catalogs<E> {
         snapshot
     }
 
-    /// What can be said without asking a server: a download counts however old it is.
+    /// Returns what is available without asking a server; downloads count whatever their age.
     pub(super) async fn at_hand(&self) -> Snapshot<E> {
         let mut snapshot = Vec::with_capacity(self.locations.len() + 1);
         for (number, location) in self.locations.iter().enumerate().rev() {
@@ -106,14 +106,14 @@ impl<E: Entry + Clone + Send + Sync + 'static> Catalogs<E> {
         let read = match location.clone() {
             CatalogLocation::Path(path) => off_thread(move || Catalog::read(&path)).await.map(Arc::new),
             CatalogLocation::Url(address) => {
-                // One download for all who ask at once.
+                // Concurrent callers share one download.
                 let mut downloaded = self.downloaded.lock().await;
                 if let Some((when, catalog)) = &downloaded[number]
                     && when.elapsed() < FRESH
                 {
                     return Ok(Arc::clone(catalog));
                 }
-                // It ends when nobody waits for it any more.
+                // The download stops when no caller waits for it any more.
                 let (silent, stop) = (Arc::new(Silent), CancellationToken::new());
                 let got = blocking(silent, &stop, move |job| Catalog::download(&address, &patience(), &job));
                 got.await.map(|catalog| {
@@ -127,7 +127,7 @@ impl<E: Entry + Clone + Send + Sync + 'static> Catalogs<E> {
     }
 }
 
-/// Somebody waits for the answer before there is anything to look at.
+/// Client with short timeouts: a caller waits for the answer and has no progress to watch.
 fn patience() -> Client {
     let second = Duration::from_secs(1);
     Client { connect: 5 * second, stall: 10 * second, pauses: vec![second / 4], ..Client::default() }

@@ -1,6 +1,6 @@
-//! One pull for all who want the same thing at once.
+//! Singleflight: one pull for all who want the same artifact at once.
 //!
-//! The first starts it, the others watch it; it ends early when the last of them has gone away.
+//! The first request starts the pull, later ones watch it; it is stopped when the last of them has gone.
 
 use super::{given_up, progress_replay::ProgressReplay};
 use crate::operation::Operation;
@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Pulls in progress, by what is pulled.
+/// Pulls in progress, by key.
 #[derive(Debug)]
 pub(super) struct Flights<T> {
     running: Mutex<HashMap<String, Weak<Flight<T>>>>,
@@ -33,7 +33,7 @@ struct Flight<T> {
     stop: CancellationToken,
 }
 
-/// Who watches a pull.
+/// Operations that watch a pull, and the progress so far.
 #[derive(Debug, Default)]
 struct Audience(Mutex<Watchers>);
 
@@ -51,8 +51,8 @@ struct Watcher<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
-    /// The result of the pull of `key`: of the one in progress, else of `work`, which is given whom to tell and when to
-    /// stop. Gives up when `operation` is cancelled.
+    /// Returns the result of the pull of `key`: of the one in progress, else of `work`, which is given a progress sink
+    /// and a stop token. Gives up when `operation` is canceled.
     pub(super) async fn join<F>(
         &self,
         key: &str,
@@ -78,7 +78,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
                 running.insert(key.to_owned(), Arc::downgrade(&flight));
                 let watcher = flight.enter(operation);
                 let running = work(flight.audience.clone(), flight.stop.clone());
-                // A task of its own: it outlives the watcher that started it.
+                // A task of its own, because it outlives the watcher that started it.
                 tokio::spawn(async move { flight.result.send_replace(Some(running.await)) });
                 watcher
             }

@@ -18,23 +18,23 @@ use std::{sync::Arc, time::Instant};
 
 impl ImageService {
     /// Refuses a name that is neither here nor in a catalog.
-    pub(crate) async fn know_kernel(&self, name: &KernelName) -> Result<(), Failure> {
+    pub(crate) async fn ensure_kernel_known(&self, name: &KernelName) -> Result<(), Failure> {
         match self.local_kernel(name).await? {
             Some(_) => Ok(()),
-            None => self.know_offer(name).await,
+            None => self.ensure_kernel_offered(name).await,
         }
     }
 
-    /// The same for a pull, which mends what is damaged.
-    pub(crate) async fn know_pullable(&self, name: &KernelName) -> Result<(), Failure> {
+    /// Same for a pull, which repairs a damaged kernel.
+    pub(crate) async fn ensure_kernel_pullable(&self, name: &KernelName) -> Result<(), Failure> {
         match self.local_kernel(name).await {
             Ok(Some(_)) => Ok(()),
-            Ok(None) | Err(_) => self.know_offer(name).await,
+            Ok(None) | Err(_) => self.ensure_kernel_offered(name).await,
         }
     }
 
-    /// Refuses a name that is not here; a damaged kernel is.
-    pub(crate) async fn know_local(&self, name: &KernelName) -> Result<(), Failure> {
+    /// Refuses a name that is not here; a damaged kernel counts as here.
+    pub(crate) async fn ensure_kernel_here(&self, name: &KernelName) -> Result<(), Failure> {
         let (kernels, wanted) = (self.kernels.clone(), name.clone());
         match off_thread(move || kernels.get(&wanted)).await {
             Err(error @ KernelError::NotFound { .. }) => Err(error.explain()),
@@ -42,11 +42,12 @@ impl ImageService {
         }
     }
 
-    async fn know_offer(&self, name: &KernelName) -> Result<(), Failure> {
+    async fn ensure_kernel_offered(&self, name: &KernelName) -> Result<(), Failure> {
         self.kernel_offers.offers().await.find(name)?.map(drop).ok_or_else(|| no_kernel(name))
     }
 
-    /// The kernel `name`, pulled when it is not here, and anew when `force` says so, which also replaces a damaged one.
+    /// Returns the kernel `name`, pulled when it is missing. With `force` it is pulled again, which also replaces a
+    /// damaged one.
     pub(crate) async fn kernel(
         &self,
         name: &KernelName,
@@ -73,7 +74,7 @@ impl ImageService {
         Ok(kernel)
     }
 
-    /// The kernel `name` as `kernel pull` gets it: one that is here is left alone, which is said.
+    /// Pulls the kernel `name` for `kernel pull`: one that is here is left alone, with a notice.
     pub(crate) async fn pull_kernel(
         &self,
         name: &KernelName,
@@ -93,12 +94,12 @@ impl ImageService {
                 Ok(kernel)
             }
             Ok(None) => self.kernel(name, false, operation).await,
-            // A damaged one is replaced: that is what a pull is for.
+            // A pull replaces a damaged kernel.
             Err(_) => self.kernel(name, true, operation).await,
         }
     }
 
-    /// Makes a kernel from files of the user's.
+    /// Imports a kernel from a user's files.
     pub(crate) async fn import_kernel(&self, request: ImportKernel, operation: &Operation) -> Result<Kernel, Failure> {
         if !request.from.is_absolute() {
             return Err(Failure::new(Code::Invalid, "the path to import from is not absolute"));
@@ -130,12 +131,13 @@ impl ImageService {
         Ok(kernel)
     }
 
-    /// Which catalogs of kernels there are, and which of them cannot be read.
+    /// Lists the kernel catalogs and says which cannot be read.
     pub(crate) async fn kernel_catalogs(&self) -> Vec<KernelCatalog> {
         self.kernel_offers.offers().await.catalogs()
     }
 
-    /// Takes a kernel away, once nobody else works on it. Refused while a VM or an image uses it, unless `force` is set.
+    /// Deletes a kernel once no other operation changes it. Refused while a VM or an image uses it, unless `force` is
+    /// set.
     pub(crate) async fn delete_kernel(
         &self,
         name: &KernelName,
@@ -143,14 +145,14 @@ impl ImageService {
         operation: &Operation,
     ) -> Result<(), Failure> {
         let (kernels, named) = (self.kernels.clone(), name.clone());
-        // Says so when it waits for a pull of that kernel; a client that goes away ends the wait.
+        // Announces that it waits for a pull of the kernel; a client that disconnects ends the wait.
         let lock = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
             kernels.lock_for_removal(&named, &job)
         })
         .await
         .map_err(Explain::explain)?;
-        // From here on nobody begins to use it.
-        let _custody = self.custody.write().await;
+        // From here on no VM can begin to use it.
+        let _removal_lock = self.removal_lock.write().await;
         if !force {
             let vms = self.store.vms_of_kernel(name).await?;
             let users = vms.iter().map(|vm| format!("VM {vm}"));
@@ -168,7 +170,7 @@ impl ImageService {
         off_thread(move || kernels.remove_locked(lock)).await.map_err(Explain::explain)
     }
 
-    /// A kernel on this host.
+    /// Returns the kernel if it is on this host.
     pub(super) async fn local_kernel(&self, name: &KernelName) -> Result<Option<Kernel>, Failure> {
         let (kernels, wanted) = (self.kernels.clone(), name.clone());
         match off_thread(move || kernels.get(&wanted)).await {
@@ -179,15 +181,15 @@ impl ImageService {
     }
 }
 
-/// What somebody whose kernel is damaged can do about it.
+/// Failure for a damaged kernel, with a hint how to repair it.
 pub(super) fn damaged(name: &KernelName, error: KernelError) -> Failure {
     let failure = error.explain();
     let mended = format!("`banger kernel pull --force {name}` fetches it again, if a catalog has it");
-    // A full disk is no damage.
+    // A full disk is not damage.
     if failure.hints.is_empty() { failure.hint(mended) } else { failure }
 }
 
-/// What may stand in a catalog's fields, which a kernel that is published later goes into.
+/// Whether a text may stand in a catalog's fields: a kernel published later copies it there.
 fn is_word(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+~-".contains(&b))
 }

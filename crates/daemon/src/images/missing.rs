@@ -1,4 +1,5 @@
-//! Images that the disk has lost, and that names and VMs rely on still: what brings one back, and what is not taken for it.
+//! Images the disk has lost although names and VMs still depend on them: how to get one back, and what may not replace
+//! it.
 
 use super::{ImageService, catalogs::ImageOffers, names::in_use};
 use crate::store::{Origin, Store, StoreError};
@@ -16,8 +17,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 impl ImageService {
-    /// Why an image that somebody relies on is not here, where it has a name still: `failure` knows no more than its id.
-    pub(super) async fn not_here(&self, id: &ImageId, failure: Failure) -> Failure {
+    /// Explains a missing image by its name, if it still has one; `failure` knows only the id.
+    pub(super) async fn explain_missing(&self, id: &ImageId, failure: Failure) -> Failure {
         let name = self.store.names_of_image(id).await.ok().and_then(|names| names.into_iter().next());
         let Some(name) = name else { return failure };
         match self.store.name_origin(&name).await {
@@ -27,12 +28,12 @@ impl ImageService {
     }
 }
 
-/// What to say of a lost image that has this name. What the name led to is told by the reference to that very image, where
-/// there is one: pulled by a tag that moved it would be another, and the name would know of the lost one no more.
+/// Failure for a lost image with this name. The hint gives the reference to exactly that image if there is one: a tag
+/// may have moved to another image, and pulling that would make the name forget the lost one.
 pub(super) fn lost(name: &ImageName, origin: &Origin) -> Failure {
     let pinned = origin.pinned.as_ref();
     let reference = pinned.map(|pinned| &pinned.reference).or(origin.source.as_ref());
-    // By a reference with a digest it would have that for a name, too.
+    // Pulling by digest would otherwise name the image after the digest.
     let to_be_said = origin.chosen || reference != origin.source.as_ref();
     let called = if to_be_said { format!(" --name {name}") } else { String::new() };
     let platform = pinned.and_then(|pinned| pinned.platform.as_ref());
@@ -51,26 +52,26 @@ pub(super) fn lost(name: &ImageName, origin: &Origin) -> Failure {
         .hint(format!("`banger image delete {name}` gives the name up"))
 }
 
-/// Who relies on images that are not here, for who has their bytes from the bundles of a catalog's entry, beside a word of
-/// their own on how they are run. What other catalogs say is asked once.
+/// Finds names and VMs that depend on a missing image, before a bundle of a catalog entry may replace it: a bundle has
+/// the same bytes, but its own settings for running them. Each other catalog entry is asked once.
 #[derive(Debug)]
 pub(super) struct Dependents {
     store: Store,
     offers: Arc<ImageOffers>,
-    /// Whose bundles these are.
+    /// Catalog entry the bundle comes from.
     entry: ImageName,
-    /// Of other entries, whether they would bring the image as a bundle again.
+    /// Whether other entries would deliver the image as a bundle again.
     of_bundles: Mutex<HashMap<ImageName, bool>>,
 }
 
-/// Who relies on an image, as far as that is known.
+/// Who depends on an image, as far as known.
 #[derive(Debug)]
 pub(super) enum Dependence {
-    /// Nobody who had it from elsewhere.
+    /// Nobody who got it from elsewhere.
     None,
-    /// Somebody who did: what to say of it.
+    /// Somebody who got it from elsewhere; the failure to report.
     Depends(Box<Failure>),
-    /// That is for catalogs to say that were not asked.
+    /// Unknown until more catalogs are asked.
     Unknown,
 }
 
@@ -79,7 +80,7 @@ impl Dependents {
         Self { store, offers, entry, of_bundles: Mutex::default() }
     }
 
-    /// Asks the catalogs that have a say in it.
+    /// Asks the catalogs that decide about an image.
     pub(super) async fn ask(&self, id: &ImageId) -> Result<(), StoreError> {
         for (_, origin) in self.others(id).await? {
             if let Some(entry) = entry_of(&origin)
@@ -92,12 +93,12 @@ impl Dependents {
         Ok(())
     }
 
-    /// What is known without asking anybody.
+    /// Decides from what is known, without asking a catalog.
     pub(super) async fn look_up(&self, id: &ImageId) -> Result<Dependence, StoreError> {
         let mut not_asked = false;
         for (name, origin) in self.others(id).await? {
             match entry_of(&origin).map(|entry| self.answer(&entry)) {
-                // Its word goes before that of no other bundle.
+                // A bundle of another entry has no precedence over this one.
                 Some(Some(true)) => {}
                 Some(None) => not_asked = true,
                 Some(Some(false)) | None => return Ok(Dependence::Depends(Box::new(lost(&name, &origin)))),
@@ -109,7 +110,7 @@ impl Dependents {
         if !self.store.names_of_image(id).await?.is_empty() {
             return Ok(Dependence::None);
         }
-        // No name is left to tell where they had it from.
+        // No name is left that says where the image came from.
         let users = self.store.vms_of_image(id).await?;
         if users.is_empty() {
             return Ok(Dependence::None);
@@ -121,7 +122,7 @@ impl Dependents {
         Ok(Dependence::Depends(Box::new(failure)))
     }
 
-    /// The names that others gave the image.
+    /// Names that others gave the image, with their origins.
     async fn others(&self, id: &ImageId) -> Result<Vec<(ImageName, Origin)>, StoreError> {
         let (mut others, own) = (Vec::new(), Origin::of_catalog(&self.entry));
         for name in self.store.names_of_image(id).await? {
@@ -139,7 +140,7 @@ impl Dependents {
     }
 }
 
-/// The same for code that blocks, on behalf of somebody who may give up.
+/// [`Dependents`] for blocking code, on behalf of a caller that may cancel.
 #[derive(Debug)]
 pub(super) struct BlockingDependents {
     pub(super) dependents: Arc<Dependents>,
@@ -167,14 +168,14 @@ impl Reliance for BlockingDependents {
     }
 }
 
-/// The catalog's entry an image came from, if it came from one.
+/// Catalog entry an image came from, if any.
 fn entry_of(origin: &Origin) -> Option<ImageName> {
     origin.catalog()?.parse().ok()
 }
 
-/// Whether what came from this entry would come as a bundle again.
+/// Whether an image from this entry would be delivered as a bundle again.
 async fn is_of_bundles(offers: &ImageOffers, entry: &ImageName) -> bool {
-    // What cannot be read now may say otherwise.
+    // An entry that cannot be read might say otherwise.
     let Ok(Some(entry)) = offers.find(entry).await else { return false };
     entry.sources.iter().all(|source| matches!(source, Ok(Source::Bundle(_))))
 }

@@ -1,8 +1,8 @@
-//! Names of images, and what goes with the last of them.
+//! Names of images, and the deletion of an image with its last name.
 //!
-//! Decides who may take a name from whom, and that an image stays while a VM uses it. Whoever relies on an image and a
-//! kernel that are here holds them; whoever moves names or takes one away waits until nobody does. So nothing is made of an
-//! image or a kernel that goes in the same moment.
+//! Decides who may take over a name, and keeps an image while a VM uses it. Callers that rely on an image and a kernel
+//! hold the read half of a lock; callers that move names or delete an artifact take the write half. So no VM is made of
+//! an image or kernel that is being deleted at that moment.
 
 use super::{ImageService, missing::lost, no_image, off_thread};
 use crate::{
@@ -19,44 +19,44 @@ use banger_proto::{
 use std::sync::Arc;
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 
-/// On what grounds somebody gets a name.
+/// What entitles a caller to (re)point a name: source, user's choice, force.
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
-    /// Where a pulled image came from; `None` for one that was made here.
+    /// Where a pulled image came from; `None` for one made on this host.
     pub(super) source: Option<String>,
-    /// A person chose the name, rather than the image's source.
+    /// Whether the user chose the name, rather than the image's source.
     pub(super) chosen: bool,
-    /// A person said that the name may be taken from another image.
+    /// Whether the user said that the name may be taken from another image.
     pub(super) force: bool,
-    /// What leads to the very image, where `source` alone may not.
+    /// Reference that leads to exactly this image, where `source` alone may not.
     pub(super) pinned: Option<Pinned>,
 }
 
-/// What a reference means.
+/// Image that a reference resolves to.
 #[derive(Debug)]
-pub(super) struct Meant {
+pub(super) struct Resolved {
     pub(super) id: ImageId,
-    /// The name it was meant by, if it was a name.
+    /// Name the reference was, if it was a name and not an id.
     pub(super) name: Option<ImageName>,
 }
 
-/// Keeps every image and kernel here as long as it lives.
+/// Guard that keeps all images and kernels on this host from being deleted while it lives.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Held<'a>(#[expect(dead_code, reason = "it is there to be dropped")] RwLockReadGuard<'a, ()>);
+pub(crate) struct ArtifactGuard<'a>(#[expect(dead_code, reason = "it is there to be dropped")] RwLockReadGuard<'a, ()>);
 
 impl ImageService {
-    /// Makes sure that an image and a kernel are here, and stay until what is answered is dropped.
-    pub(crate) async fn hold(&self, id: &ImageId, kernel: &KernelName) -> Result<Held<'_>, Failure> {
-        let held = self.custody.read().await;
-        self.still_here(id).await?;
-        if self.know_local(kernel).await.is_err() {
+    /// Checks that an image and a kernel are here, and keeps them until the returned guard is dropped.
+    pub(crate) async fn hold(&self, id: &ImageId, kernel: &KernelName) -> Result<ArtifactGuard<'_>, Failure> {
+        let held = self.removal_lock.read().await;
+        self.ensure_here(id).await?;
+        if self.ensure_kernel_here(kernel).await.is_err() {
             return Err(gone(&format!("kernel {kernel}")));
         }
-        Ok(Held(held))
+        Ok(ArtifactGuard(held))
     }
 
-    /// Points `name` at an image that is here, where it may be taken.
+    /// Points `name` at an image that is here, where `claim` allows it.
     pub(super) async fn give_name(
         &self,
         name: &ImageName,
@@ -64,11 +64,12 @@ impl ImageService {
         claim: &Claim,
         operation: &Operation,
     ) -> Result<(), Failure> {
-        let _custody = self.claim(name, id, claim).await?;
-        self.give_held(name, id, claim, operation).await
+        let _removal_lock = self.claim(name, id, claim).await?;
+        self.give_name_locked(name, id, claim, operation).await
     }
 
-    /// Waits for [`Self::custody`]. As long as somebody has it, the image is here and the name may be given to it.
+    /// Waits for the write half of [`Self::removal_lock`] and checks the claim. While the returned guard lives, the
+    /// image is here and the name may be given to it.
     pub(super) async fn claim(
         &self,
         name: &ImageName,
@@ -76,14 +77,14 @@ impl ImageService {
         claim: &Claim,
     ) -> Result<RwLockWriteGuard<'_, ()>, Failure> {
         failpoint::hit("image.made").await;
-        let custody = self.custody.write().await;
-        self.still_here(id).await?;
-        self.may_take(name, Some(id), claim).await?;
-        Ok(custody)
+        let removal_lock = self.removal_lock.write().await;
+        self.ensure_here(id).await?;
+        self.check_name_free(name, Some(id), claim).await?;
+        Ok(removal_lock)
     }
 
-    /// Points one name at an image, for somebody who has [`Self::custody`] and knows that the name may be taken.
-    pub(super) async fn give_held(
+    /// Points a name at an image. The caller holds [`Self::removal_lock`] and has checked that the name may be taken.
+    pub(super) async fn give_name_locked(
         &self,
         name: &ImageName,
         id: &ImageId,
@@ -103,8 +104,13 @@ impl ImageService {
         Ok(())
     }
 
-    /// Refuses a name that belongs to another image than `id`, where `claim` does not go that far.
-    pub(super) async fn may_take(&self, name: &ImageName, id: Option<&ImageId>, claim: &Claim) -> Result<(), Failure> {
+    /// Refuses a name that belongs to another image than `id`, unless `claim` goes that far.
+    pub(super) async fn check_name_free(
+        &self,
+        name: &ImageName,
+        id: Option<&ImageId>,
+        claim: &Claim,
+    ) -> Result<(), Failure> {
         match self.holder(name).await? {
             Some((holder, origin)) if Some(&holder) != id && !claim.beats(&origin) => {
                 Err(claim.refusal(name, origin.source.as_deref()))
@@ -113,29 +119,29 @@ impl ImageService {
         }
     }
 
-    /// What has a name, and how it came to it. A name of what is not here any more is nobody's.
+    /// Returns the image that has a name and how it got it. The name of an image that is no longer here is free.
     async fn holder(&self, name: &ImageName) -> Result<Option<(ImageId, Origin)>, Failure> {
         let Some((id, origin)) = self.store.name_origin(name).await? else { return Ok(None) };
         Ok(self.is_here(&id).await?.then_some((id, origin)))
     }
 
-    /// Refuses what [`Self::delete_image`] would find nothing for.
-    pub(crate) async fn know_what_goes(&self, reference: &str) -> Result<(), Failure> {
-        match self.name_of_nothing(reference).await? {
+    /// Refuses a reference for which [`Self::delete_image`] would find nothing.
+    pub(crate) async fn ensure_deletable(&self, reference: &str) -> Result<(), Failure> {
+        match self.dangling_name(reference).await? {
             Some(_) => Ok(()),
             None => self.resolve(reference).await.map(drop),
         }
     }
 
-    /// Takes a name away, and with its last name the image; by its id an image goes with all its names. Refused where a
-    /// VM uses an image that would go.
+    /// Deletes a name, and with its last name the image; an image given by id goes with all its names. Refused where a
+    /// VM uses the image that would go.
     pub(crate) async fn delete_image(&self, reference: &str, operation: &Operation) -> Result<(), Failure> {
         loop {
-            let custody = self.custody.write().await;
-            if let Some(lost) = self.name_of_nothing(reference).await? {
+            let removal_lock = self.removal_lock.write().await;
+            if let Some(lost) = self.dangling_name(reference).await? {
                 return Ok(self.store.unname(&lost).await?);
             }
-            let Meant { id, name } = self.meant(reference).await?;
+            let Resolved { id, name } = self.resolve_named(reference).await?;
             let mut others = self.store.names_of_image(&id).await?;
             others.retain(|other| Some(other) != name.as_ref());
             if let (Some(name), false) = (&name, others.is_empty()) {
@@ -149,13 +155,14 @@ impl ImageService {
             }
             let (images, wanted) = (self.images.clone(), id.clone());
             let Some(turn) = off_thread(move || images.try_lock(&wanted)).await.map_err(Explain::explain)? else {
-                // It may take as long as the disk needs for gigabytes: nobody else waits for that, and what was looked up
-                // here may be otherwise then.
-                drop(custody);
-                drop(self.turn(&id, operation).await?);
+                // Waiting for the lock can take as long as the disk needs for gigabytes. Others are not kept waiting
+                // meanwhile, and everything looked up so far is looked up again.
+                drop(removal_lock);
+                drop(self.lock_image(&id, operation).await?);
                 continue;
             };
-            // The names first: what is killed in between leaves an image without a name, which can be seen and deleted.
+            // The names go first: a daemon killed in between leaves an image without a name, which can be seen and
+            // deleted.
             self.store.unname_image(&id).await?;
             failpoint::hit("delete.unnamed").await;
             self.remove(turn).await?;
@@ -166,24 +173,25 @@ impl ImageService {
         }
     }
 
-    /// The name `reference` is, where what it points at is here no longer.
-    async fn name_of_nothing(&self, reference: &str) -> Result<Option<ImageName>, Failure> {
+    /// Returns the name that `reference` is, if the image it points at is no longer here.
+    async fn dangling_name(&self, reference: &str) -> Result<Option<ImageName>, Failure> {
         let Ok(typed) = reference.parse() else { return Ok(None) };
-        let Some((name, id, _)) = self.noted(&typed).await? else { return Ok(None) };
+        let Some((name, id, _)) = self.recorded_name(&typed).await? else { return Ok(None) };
         Ok((!self.is_here(&id).await?).then_some(name))
     }
 
-    /// Takes an image without a name away, unless a VM uses it; whether it went. For somebody who has [`Self::custody`].
+    /// Deletes an image without names unless a VM uses it; returns whether it went. The caller holds
+    /// [`Self::removal_lock`].
     pub(super) async fn drop_unused(&self, id: &ImageId, operation: &Operation) -> Result<bool, Failure> {
         let needed = !self.store.names_of_image(id).await?.is_empty() || !self.store.vms_of_image(id).await?.is_empty();
         if !needed {
-            self.remove(self.turn(id, operation).await?).await?;
+            self.remove(self.lock_image(id, operation).await?).await?;
         }
         Ok(!needed)
     }
 
-    /// Waits, as long as `operation` does, until nobody else changes an image.
-    pub(super) async fn turn(&self, id: &ImageId, operation: &Operation) -> Result<NameLock, Failure> {
+    /// Waits, as long as `operation` does, for the lock on changes of an image.
+    pub(super) async fn lock_image(&self, id: &ImageId, operation: &Operation) -> Result<NameLock, Failure> {
         let (images, id) = (self.images.clone(), id.clone());
         let turn = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.lock(&id, &job));
         turn.await.map_err(Explain::explain)
@@ -194,8 +202,8 @@ impl ImageService {
         off_thread(move || images.delete_held(&turn)).await.map(drop).map_err(Explain::explain)
     }
 
-    /// Refuses an image that somebody deleted since it was looked up or made.
-    pub(super) async fn still_here(&self, id: &ImageId) -> Result<(), Failure> {
+    /// Refuses an image that was deleted since it was looked up or made.
+    pub(super) async fn ensure_here(&self, id: &ImageId) -> Result<(), Failure> {
         if self.is_here(id).await? {
             return Ok(());
         }
@@ -206,36 +214,36 @@ impl ImageService {
         let (images, id) = (self.images.clone(), id.clone());
         match off_thread(move || images.get(&id)).await {
             Err(ImageError::NotFound { .. }) => Ok(false),
-            // One that is damaged is here.
+            // A damaged image is here, too.
             Ok(_) | Err(_) => Ok(true),
         }
     }
 
-    /// The id a name, an id or a unique prefix of one means. A name of what was lost means that, whoever gave the name, and
-    /// fails: what is asked about is what was here.
+    /// Returns the id that a name, an id or a unique prefix of an id means. A name of a lost image means that image,
+    /// whoever gave the name, and fails: it is asked about what was here.
     pub(crate) async fn resolve(&self, reference: &str) -> Result<ImageId, Failure> {
-        self.meant(reference).await.map(|meant| meant.id)
+        self.resolve_named(reference).await.map(|meant| meant.id)
     }
 
-    /// The same, and whether it was a name.
-    async fn meant(&self, reference: &str) -> Result<Meant, Failure> {
+    /// Same as [`Self::resolve`], and says whether the reference was a name.
+    async fn resolve_named(&self, reference: &str) -> Result<Resolved, Failure> {
         if let Ok(typed) = reference.parse::<ImageName>()
-            && let Some((name, id, origin)) = self.noted(&typed).await?
+            && let Some((name, id, origin)) = self.recorded_name(&typed).await?
         {
             return if self.is_here(&id).await? {
-                Ok(Meant { id, name: Some(name) })
+                Ok(Resolved { id, name: Some(name) })
             } else {
                 Err(lost(&name, &origin))
             };
         }
-        let id = self.of_prefix(reference).await?.ok_or_else(|| no_image(reference))?;
-        Ok(Meant { id, name: None })
+        let id = self.find_by_prefix(reference).await?.ok_or_else(|| no_image(reference))?;
+        Ok(Resolved { id, name: None })
     }
 
-    /// The image whose id this is or begins, if it is one.
-    pub(super) async fn of_prefix(&self, prefix: &str) -> Result<Option<ImageId>, Failure> {
+    /// Finds the image whose id starts with `prefix`; an ambiguous prefix is refused.
+    pub(super) async fn find_by_prefix(&self, prefix: &str) -> Result<Option<ImageId>, Failure> {
         let images = self.images.clone();
-        // Damaged ones too: they can be deleted.
+        // Damaged images are included: they can be deleted.
         let ids = off_thread(move || images.ids()).await.map_err(Explain::explain)?;
         let mut matching = ids.into_iter().filter(|id| !prefix.is_empty() && id.as_str().starts_with(prefix));
         match (matching.next(), matching.next()) {
@@ -249,18 +257,19 @@ impl ImageService {
 }
 
 impl Claim {
-    /// Of what was made here, under a name that a person gave it.
+    /// Claim of an image made on this host, under a name the user gave it.
     pub(super) fn own(force: bool) -> Self {
         Self { source: None, chosen: true, force, pinned: None }
     }
 
-    /// Of what comes from `source`.
+    /// Claim of an image pulled from `source`.
     pub(super) fn pulled(source: String, chosen: bool, force: bool) -> Self {
         Self { source: Some(source), chosen, force, pinned: None }
     }
 
-    /// Whether a name may be taken from what is `there`: what was made here stays, what comes from the same source is what
-    /// is called so now, and of what is only called so by its source the last one is.
+    /// Whether a name may be taken from the image that has it. One made on this host keeps its name. One from the same
+    /// source gives it up: the source's name means the new image now. Between two sources the later one gets a name
+    /// that neither user chose.
     fn beats(&self, there: &Origin) -> bool {
         self.force
             || match (&self.source, &there.source) {
@@ -285,7 +294,7 @@ fn gone(what: &str) -> Failure {
     Failure::new(Code::Conflict, format!("{what} was deleted meanwhile")).hint("run the command again")
 }
 
-/// `what` cannot go because these VMs use it.
+/// Failure of a deletion that these VMs prevent.
 pub(super) fn in_use(what: &str, users: &[VmName]) -> Failure {
     let names: Vec<&str> = users.iter().take(10).map(VmName::as_str).collect();
     let more = if users.len() > 10 { ", …" } else { "" };

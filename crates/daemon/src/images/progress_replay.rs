@@ -1,31 +1,31 @@
-//! What was said of a pull so far, for who joins it later.
+//! Progress of a pull so far, replayed to an operation that joins later.
 //!
-//! Whoever comes in the middle hears the phase, what was worth a word, and of each layer what became of it and in which
-//! order, as if it had been there from the beginning.
+//! The newcomer gets the phase, the notices, and for each layer the states it went through in order, as if it had
+//! watched from the beginning.
 
 use crate::operation::Operation;
 use banger_artifacts::job::{Part, PartState, Progress as _};
 use std::collections::VecDeque;
 
-/// Most notices that are kept; the oldest go. A server that stumbles over and over has one for each time.
+/// Most notices kept; the oldest are dropped. A server that fails over and over causes one each time.
 const NOTICES: usize = 64;
 
-/// What there is to say again.
+/// Progress to replay.
 #[derive(Debug, Default)]
 pub(super) struct ProgressReplay {
     phase: Option<String>,
     notices: VecDeque<String>,
-    /// Each layer in each state it was in, with how far it was last.
+    /// Every state each layer was in, with its last progress there.
     parts: Vec<(String, PartState, u64, u64)>,
 }
 
 impl ProgressReplay {
-    /// A new phase began.
+    /// Records a new phase.
     pub(super) fn phase(&mut self, what: &str) {
         self.phase = Some(what.to_owned());
     }
 
-    /// There was something worth saying.
+    /// Records a notice.
     pub(super) fn notice(&mut self, text: &str) {
         if self.notices.len() == NOTICES {
             self.notices.pop_front();
@@ -33,10 +33,10 @@ impl ProgressReplay {
         self.notices.push_back(text.to_owned());
     }
 
-    /// A layer is so far.
+    /// Records the progress of a layer.
     pub(super) fn part(&mut self, part: &Part<'_>) {
         let Part { name, state, done, total } = *part;
-        // What waits has not begun, or begins anew.
+        // A waiting layer has not begun yet, or begins again.
         if state == PartState::Waiting {
             self.parts.retain(|(known, ..)| known != name);
         }
@@ -46,7 +46,7 @@ impl ProgressReplay {
         }
     }
 
-    /// Says it to one who was not there.
+    /// Replays everything to an operation that was not there.
     pub(super) fn replay_to(&self, operation: &Operation) {
         if let Some(phase) = &self.phase {
             operation.begin(phase.clone());
@@ -54,7 +54,7 @@ impl ProgressReplay {
         self.notices.iter().for_each(|text| operation.notice(text.clone()));
         for (name, state, done, total) in &self.parts {
             let part = |done| operation.part(&Part { name, state: *state, done, total: *total });
-            // That it began is never passed over.
+            // The beginning of a layer is never skipped.
             if *state != PartState::Done && *done > 0 {
                 part(0);
             }

@@ -1,8 +1,8 @@
-//! From what a person types for an image to an image here, under a name.
+//! Resolves what a user types for an image, and pulls it under a name.
 //!
-//! A catalog's name is that entry; a file or directory with images in it is named by its prefix; anything else is a
-//! reference to a registry, and is known here by its familiar name. A tag that moved points the name at another image;
-//! VMs stay with theirs.
+//! A catalog's name means its entry; a file or directory of images is marked by a prefix; anything else is a reference
+//! to a registry and known here by its familiar name. When a tag moves, the name points at another image; VMs keep
+//! theirs.
 
 use super::{ImageService, names::Claim, resolve::familiar, seconds};
 use crate::{
@@ -25,24 +25,24 @@ use std::{
     time::Instant,
 };
 
-/// What an image is asked for by.
+/// Resolved pull target: catalog entry, archive file or registry reference.
 #[derive(Debug, Clone)]
-pub(super) enum Wanted {
-    /// An entry of a catalog.
+pub(super) enum PullTarget {
+    /// Entry of a catalog.
     Listed(Box<CatalogEntry>),
-    /// Somebody else's.
+    /// Archive or registry reference.
     Source(ImageSource),
 }
 
 impl ImageService {
-    /// What a text means; fails when it means nothing.
-    pub(super) async fn wanted(&self, text: &str) -> Result<Wanted, Failure> {
+    /// Resolves a text; fails when it means nothing.
+    pub(super) async fn resolve_pull(&self, text: &str) -> Result<PullTarget, Failure> {
         if let Ok(name) = text.parse::<ImageName>()
             && let Some(entry) = self.image_offers.find(&name).await?
         {
-            return Ok(Wanted::Listed(Box::new(entry)));
+            return Ok(PullTarget::Listed(Box::new(entry)));
         }
-        text.parse().map(Wanted::Source).map_err(|error: banger_artifacts::oci::InvalidSource| {
+        text.parse().map(PullTarget::Source).map_err(|error: banger_artifacts::oci::InvalidSource| {
             let shown: String = text.chars().take(120).collect();
             Failure::new(Code::NotFound, format!("{shown:?} is no image here, in a catalog or in a registry"))
                 .cause(error.to_string())
@@ -50,21 +50,21 @@ impl ImageService {
         })
     }
 
-    /// The image `name`, pulled when it is not here, with the logins in a file where one is named.
+    /// Returns the image `name`, pulled when it is missing, with the logins in the given file if any.
     pub(crate) async fn image(
         &self,
         name: &ImageName,
         logins: Option<PathBuf>,
         operation: &Operation,
     ) -> Result<Image, Failure> {
-        while let Some((known_as, id)) = self.known(name).await? {
+        while let Some((known_as, id)) = self.find_local(name).await? {
             let (images, wanted) = (self.images.clone(), id.clone());
             let found = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| {
                 images.settle(&wanted, &job)?;
                 images.get(&wanted)
             });
             match found.await {
-                // It was not whole, and is not here any more. Nobody has another one of that id.
+                // The image was incomplete and has been removed. No other source has one with that id.
                 Err(ImageError::NotFound { .. }) if id.as_str() != known_as.as_str() => {}
                 found => return found.map_err(Explain::explain),
             }
@@ -74,14 +74,14 @@ impl ImageService {
         self.pull_image(request, operation).await
     }
 
-    /// Makes an image be here, and its name point at it.
+    /// Pulls an image and points its name at it.
     pub(crate) async fn pull_image(&self, request: PullImage, operation: &Operation) -> Result<Image, Failure> {
         if let Some(kernel) = &request.kernel {
-            self.know_kernel(kernel).await?;
+            self.ensure_kernel_known(kernel).await?;
         }
-        match self.wanted(&request.image).await? {
-            Wanted::Listed(entry) => self.pull_listed(*entry, request, operation).await,
-            Wanted::Source(source) => self.pull_source(source, request, operation).await,
+        match self.resolve_pull(&request.image).await? {
+            PullTarget::Listed(entry) => self.pull_listed(*entry, request, operation).await,
+            PullTarget::Source(source) => self.pull_source(source, request, operation).await,
         }
     }
 
@@ -106,13 +106,13 @@ impl ImageService {
         };
         let mut claim = Claim::pulled(shown.clone(), request.name.is_some(), request.force);
         if let Some(name) = &given {
-            self.may_take(name, None, &claim).await?;
+            self.check_name_free(name, None, &claim).await?;
         }
         let began = Instant::now();
         let pull = PullRequest {
             source,
             platform,
-            // Until the file it is in says its own.
+            // Placeholder until the archive names the image itself.
             name: given.clone().unwrap_or_else(|| "image".parse().expect("a valid name")),
             kernel: request.kernel.clone(),
         };
@@ -146,7 +146,7 @@ impl ImageService {
     }
 }
 
-/// The key of a pull: who has other logins may be told something else.
+/// Key of a pull. Requests with other logins do not share it: the registry may answer them differently.
 pub(super) fn with_logins(what: String, logins: Option<&Path>) -> String {
     match logins {
         Some(file) => format!("{what} with {}", file.display()),
@@ -167,7 +167,7 @@ fn nameless(source: &str) -> Failure {
         .hint("--name gives it a name; what was pulled is kept, so this costs no second pull")
 }
 
-/// Refuses an image that was here already and boots with another kernel than the one that was asked for.
+/// Refuses an image that was already here and boots with another kernel than the requested one.
 pub(super) fn agree_on_kernel(asked: &KernelName, image: &Image) -> Result<(), Failure> {
     match &image.manifest.kernel {
         Some(kernel) if kernel == asked => Ok(()),
@@ -181,7 +181,7 @@ pub(super) fn agree_on_kernel(asked: &KernelName, image: &Image) -> Result<(), F
     }
 }
 
-/// Whether this host's processor runs what an image holds.
+/// Whether this host's processor runs an image's programs.
 pub(crate) fn runs_here(image: &Image) -> Result<(), Failure> {
     let (host, arch) = (std::env::consts::ARCH, image.manifest.arch.as_str());
     if arch == host || (host, arch) == ("x86_64", "i686") {

@@ -1,7 +1,7 @@
-//! What a catalog offers, from its entry to an image here under a name.
+//! Pulls a catalog's entry and names the image.
 //!
-//! Decides when the image that is here is the one an entry offers, and whose word about its kernel counts: that of who asks
-//! for one, then that of somebody else who has the image, then the catalog's.
+//! Decides when an image already here is the one an entry offers, and whose choice of its kernel counts: the
+//! requester's, then that of another owner of the image, then the catalog's.
 
 use super::{
     ImageService,
@@ -27,7 +27,7 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 use tokio::runtime::Handle;
 
 impl ImageService {
-    /// Makes what an entry offers be here, under its name or the one that was asked for, with the kernel it is best used with.
+    /// Pulls what an entry offers, under its name or the requested one, together with the kernel it recommends.
     pub(super) async fn pull_listed(
         &self,
         mut entry: CatalogEntry,
@@ -43,9 +43,9 @@ impl ImageService {
         }
         let (name, offered) = (entry.name.clone(), entry.kernel.clone());
         let claim = Claim::pulled(Origin::of_catalog(&name), request.name.is_some(), request.force);
-        // Under a name that was chosen it is known by that one only.
+        // A chosen name replaces the entry's; the image does not get both.
         let called = request.name.unwrap_or_else(|| name.clone());
-        self.may_take(&called, None, &claim).await?;
+        self.check_name_free(&called, None, &claim).await?;
         let (images, wanted) = (self.images.clone(), entry.clone());
         let here = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.of_entry(&wanted, &job));
         let image = match here.await.map_err(Explain::explain)? {
@@ -59,41 +59,43 @@ impl ImageService {
             agree_on_kernel(asked, &image)?;
         } else if let Some(offered) = &offered
             && image.manifest.kernel.as_ref() != Some(offered)
-            && self.keeps_its_kernel(&image, &called, &claim).await?.is_none()
+            && self.kernel_decided_by(&image, &called, &claim).await?.is_none()
         {
-            // Before it is recommended: the one of before is here.
+            // Pulled before it is recommended: until then the image keeps the kernel it has, which is here.
             self.kernel(offered, false, operation).await?;
         }
         let id = image.manifest.id;
-        let (custody, image) = loop {
-            // From here on nobody gives the image another name, or takes it away.
-            let custody = self.claim(&called, &id, &claim).await?;
+        let (removal_lock, image) = loop {
+            // From here on nobody names the image otherwise or deletes it.
+            let removal_lock = self.claim(&called, &id, &claim).await?;
             let image = match (&request.kernel, &offered) {
-                (Some(asked), _) => self.choosing(&id, asked).await?,
-                (None, Some(offered)) => self.recommending(&id, offered, (&called, &claim), operation).await?,
+                (Some(asked), _) => self.choose_kernel(&id, asked).await?,
+                (None, Some(offered)) => self.recommend_kernel(&id, offered, (&called, &claim), operation).await?,
                 (None, None) => Some(self.get(&id).await?),
             };
             if let Some(image) = image {
-                break (custody, image);
+                break (removal_lock, image);
             }
-            // It may take as long as the disk needs for gigabytes: nobody else waits for that.
-            drop(custody);
-            drop(self.turn(&id, operation).await?);
+            // Waiting for the lock can take as long as the disk needs for gigabytes: others are not kept waiting
+            // meanwhile.
+            drop(removal_lock);
+            drop(self.lock_image(&id, operation).await?);
         };
         failpoint::hit("pull.recommended").await;
-        self.give_held(&called, &id, &claim, operation).await?;
+        self.give_name_locked(&called, &id, &claim, operation).await?;
         failpoint::hit("pull.named").await;
-        drop(custody);
-        // An image is good for nothing without the kernel it names.
+        drop(removal_lock);
+        // An image is useless without the kernel it recommends.
         if let Some(kernel) = offered.filter(|offered| image.manifest.kernel.as_ref() == Some(offered)) {
             self.kernel(&kernel, false, operation).await?;
         }
         Ok(image)
     }
 
-    /// The image with the kernel its catalog offers for it, which may be another one than when it was pulled. A kernel
-    /// that may be somebody's own stays. `None` while somebody else changes the image. For who has [`Self::custody`].
-    pub(super) async fn recommending(
+    /// Makes the image recommend the kernel its catalog offers now, which may have changed since it was pulled. A
+    /// kernel that another owner of the image chose stays. `None` while another operation changes the image. The caller
+    /// holds [`Self::removal_lock`].
+    pub(super) async fn recommend_kernel(
         &self,
         id: &ImageId,
         offered: &KernelName,
@@ -111,7 +113,7 @@ impl ImageService {
                 .notice(format!("image {id} goes on recommending {before}, as you chose; its catalog has {offered}"));
             return Ok(Some(image));
         }
-        if let Some(name) = self.keeps_its_kernel(&image, called, claim).await? {
+        if let Some(name) = self.kernel_decided_by(&image, called, claim).await? {
             operation.notice(format!(
                 "the same image is here as {name}, and what it recommends stays: {before}, where the catalog has \
                  {offered}; --kernel {offered} boots a VM with that"
@@ -131,9 +133,9 @@ impl ImageService {
         Ok(recommended)
     }
 
-    /// The image with the kernel that a person asked for, which it has, and which no other word takes from it from now on.
-    /// `None` while somebody else changes the image. For who has [`Self::custody`].
-    async fn choosing(&self, id: &ImageId, asked: &KernelName) -> Result<Option<Image>, Failure> {
+    /// Records the kernel a user asked for as chosen, so that no catalog changes it from now on. `None` while another
+    /// operation changes the image. The caller holds [`Self::removal_lock`].
+    async fn choose_kernel(&self, id: &ImageId, asked: &KernelName) -> Result<Option<Image>, Failure> {
         let image = self.get(id).await?;
         agree_on_kernel(asked, &image)?;
         if image.manifest.kernel_chosen {
@@ -144,15 +146,15 @@ impl ImageService {
             images.try_lock(&wanted)?.map(|turn| images.choose_held(&wanted, &turn, &kernel)).transpose()
         });
         let chosen = chosen.await.map_err(Explain::explain)?;
-        // It may have come anew meanwhile, with another one.
+        // The image may have been pulled again meanwhile, with another kernel.
         chosen.as_ref().map_or(Ok(()), |image| agree_on_kernel(asked, image))?;
         Ok(chosen)
     }
 
-    /// The name under which somebody has the image with a kernel that the catalog of `claim` has no say in: what was made
-    /// here has the kernel, or none, that its maker wanted, and what came from elsewhere has the one, or none, that it came
-    /// with. The name that is claimed is somebody's no longer.
-    async fn keeps_its_kernel(
+    /// Returns the name under which somebody has the image with a kernel that the catalog of `claim` must not change:
+    /// one made on this host has the kernel, or none, that its maker wanted; one from elsewhere the kernel, or none,
+    /// that it came with. The claimed name does not count.
+    async fn kernel_decided_by(
         &self,
         image: &Image,
         called: &ImageName,
@@ -175,7 +177,7 @@ impl ImageService {
         off_thread(move || images.get(&id)).await.map_err(Explain::explain)
     }
 
-    /// Gets what a catalog offers. `force` takes its word for an image that was lost, whoever relies on that.
+    /// Pulls a catalog entry. `force` believes it about an image that was lost, whoever depends on that image.
     async fn pull_entry(
         &self,
         entry: CatalogEntry,
@@ -185,7 +187,7 @@ impl ImageService {
     ) -> Result<Image, Failure> {
         let (name, began) = (entry.name.clone(), Instant::now());
         operation.begin(format!("pulling image {name}"));
-        // A bundle asks for none.
+        // Bundles need no registry login.
         let asks = entry.sources.iter().flatten().any(|source| matches!(source, Source::Oci(_)));
         let believed = if force { " by force" } else { "" };
         let key = with_logins(format!("{name}{believed}"), logins.as_deref().filter(|_| asks));

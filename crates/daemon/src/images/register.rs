@@ -1,4 +1,4 @@
-//! Images that are files of the user's, used where they lie.
+//! Images that are a user's files, used in place.
 
 use super::{ImageService, names::Claim, off_thread, seconds};
 use crate::{
@@ -18,22 +18,22 @@ use banger_proto::{
 use std::{path::Path, sync::Arc, time::Instant};
 
 impl ImageService {
-    /// Makes a file an image without copying it. A kernel file that comes with it is imported, under the image's name:
+    /// Registers a file as an image without copying it. A kernel file given with it is imported under the image's name:
     /// it is small, and a VM needs it unpacked and indexed anyway.
     pub(crate) async fn register_image(&self, request: RegisterImage, operation: &Operation) -> Result<Image, Failure> {
         check_shape(&request)?;
         let began = Instant::now();
         let RegisterImage { name, rootfs, kernel, kernel_file, initrd, modules, force } = request;
         if let Some(kernel) = &kernel {
-            self.know_kernel(kernel).await?;
+            self.ensure_kernel_known(kernel).await?;
         }
         operation.begin(format!("registering image {name}"));
         let claim = Claim::own(force);
-        // What can fail goes first: a kernel without its image would be left behind.
+        // Inspected first, because it can fail: a kernel without its image would be left behind.
         let images = self.images.clone();
         let looked_at = rootfs.clone();
         let id = off_thread(move || images.inspect(&looked_at)).await.map_err(unfit)?;
-        self.may_take(&name, Some(&id), &claim).await?;
+        self.check_name_free(&name, Some(&id), &claim).await?;
         let kernel = match kernel_file {
             None => kernel,
             Some(file) => {
@@ -44,9 +44,9 @@ impl ImageService {
                 Some(kernel)
             }
         };
-        // In one go with its name: without one, nothing keeps it here.
-        let _custody = self.custody.write().await;
-        self.may_take(&name, Some(&id), &claim).await?;
+        // Registered and named under one lock: without a name, nothing keeps the image here.
+        let _removal_lock = self.removal_lock.write().await;
+        self.check_name_free(&name, Some(&id), &claim).await?;
         let images = self.images.clone();
         let before = off_thread(move || images.get(&id)).await.ok().map(|image| image.manifest.kernel);
         let image = self.register_file(&name, &rootfs, kernel, operation).await?;
@@ -58,7 +58,7 @@ impl ImageService {
                 .notice(format!("the image recommends kernel {now} now, under all its names, and {before} before"));
         }
         failpoint::hit("register.made").await;
-        self.give_held(&name, &image.manifest.id, &claim, operation).await?;
+        self.give_name_locked(&name, &image.manifest.id, &claim, operation).await?;
         operation.notice(format!("registered image {name} in {}", seconds(began)));
         Ok(image)
     }
@@ -101,7 +101,7 @@ impl ImageService {
     }
 }
 
-/// What a file that is no image should have been.
+/// Adds a hint about what a file must be to serve as an image.
 fn unfit(error: ImageError) -> Failure {
     let unfit = matches!(error, ImageError::Register { .. });
     let failure = error.explain();
@@ -129,7 +129,7 @@ fn check_shape(request: &RegisterImage) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The name of the kernel that is imported with an image: the image's, as far as a kernel can be called that.
+/// Name of the kernel imported with an image: the image's, with characters replaced that a kernel's name cannot have.
 fn kernel_name_for(image: &ImageName) -> Result<KernelName, Failure> {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     let name: String = image.as_str().chars().map(plain).take(64).collect();

@@ -1,4 +1,4 @@
-//! What pulls from registries are made with on this host.
+//! Access to registries on this host: caches, logins, certificates.
 
 use super::ImageService;
 use crate::failures::Explain;
@@ -12,7 +12,7 @@ use banger_proto::{
 };
 use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
-/// Registries as this user reaches them: their cache, their logins, the certificates put down for them.
+/// Registries as the user's configuration reaches them: with their cache, logins and certificates.
 pub(super) fn of_user(layout: &Layout, limits: Limits) -> Result<Registries, Failure> {
     let env = |name: &str| std::env::var_os(name);
     Ok(Registries {
@@ -26,7 +26,7 @@ pub(super) fn of_user(layout: &Layout, limits: Limits) -> Result<Registries, Fai
 }
 
 impl ImageService {
-    /// What a pull is made with for somebody with logins of his own, which count instead of the user's.
+    /// Registries for a request that brings its own logins, which count instead of the user's.
     pub(super) fn registries_with(&self, logins: Option<PathBuf>) -> Result<Arc<Registries>, Failure> {
         let Some(file) = logins else { return Ok(self.registries.clone()) };
         if !file.is_absolute() {
@@ -37,8 +37,9 @@ impl ImageService {
     }
 }
 
-/// Where Podman and Docker keep logins, in the order Podman looks: `containers-auth.json(5)`. What a variable names counts
-/// for the command it is set for, which says so itself: the daemon has the environment of whoever started it.
+/// Paths where Podman and Docker keep logins, in Podman's order: `containers-auth.json(5)`. Environment variables are
+/// ignored: they apply to the command they are set for, which passes them on itself, while the daemon has the
+/// environment of whoever started it.
 fn credential_files(env: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<PathBuf> {
     let path = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let runtime = path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json"));
@@ -53,7 +54,7 @@ fn credential_files(env: impl Fn(&str) -> Option<OsString>, uid: u32) -> Vec<Pat
     .collect()
 }
 
-/// Where Podman and Docker keep the certificates of registries.
+/// Directories where Podman and Docker keep certificates of registries.
 fn certificate_directories(env: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
     let path = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let config = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")));
@@ -74,7 +75,7 @@ mod tests {
         let env = |name: &str| match name {
             "HOME" => Some("/home/me".into()),
             "XDG_RUNTIME_DIR" => Some("/run/user/7".into()),
-            // What was set for the command that started the daemon is that command's.
+            // The variable belongs to the command that started the daemon.
             "REGISTRY_AUTH_FILE" => Some("/auth.json".into()),
             "DOCKER_CONFIG" => Some("relative".into()),
             _ => None,

@@ -1,4 +1,4 @@
-//! What a text means that is typed for an image here: a name, a reference in whatever form, an id or the beginning of one.
+//! Resolves what is typed for an image: a name, a reference in any form, an id or a prefix of one.
 
 use super::{ImageService, missing::lost};
 use crate::store::Origin;
@@ -9,10 +9,10 @@ use banger_proto::{
 };
 
 impl ImageService {
-    /// The name an image is known by here: a reference in its familiar form, any other name as it is.
+    /// Returns the name an image is known by here: the familiar form of a reference, any other name as it is.
     pub(crate) async fn proper_name(&self, typed: &ImageName) -> Result<ImageName, Failure> {
-        // What has a name or an id here is known without a catalog, whose server may be down; an id's beginning is not.
-        if let Some((name, _)) = self.known(typed).await? {
+        // Names and whole ids are resolved without a catalog, whose server may be down; a prefix of an id is not.
+        if let Some((name, _)) = self.find_local(typed).await? {
             return Ok(name);
         }
         if self.image_offers.find(typed).await?.is_some() {
@@ -21,19 +21,19 @@ impl ImageService {
         Ok(familiar(typed.as_str()).unwrap_or_else(|| typed.clone()))
     }
 
-    /// What was typed as it is known here, and the id it means, where something is there: a damaged image is, too. An id, or
-    /// what begins the id of one image only, means that image, which may have no name, unless it is a name too.
-    pub(super) async fn known(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
-        if let Some(named) = self.named_or_lost(typed).await? {
+    /// Returns the local name and the id of an existing image, damaged ones included. An id, or a prefix of exactly one
+    /// id, means that image, which may have no name, unless it is also a name.
+    pub(super) async fn find_local(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
+        if let Some(named) = self.find_named(typed).await? {
             return Ok(Some(named));
         }
         let begins_an_id = typed.as_str().bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         if !begins_an_id {
             return Ok(None);
         }
-        let found = self.of_prefix(typed.as_str()).await;
+        let found = self.find_by_prefix(typed.as_str()).await;
         let is_whole = matches!(&found, Ok(Some(id)) if id.as_str() == typed.as_str());
-        // A name that is nobody's here may be a catalog's; a whole id is no chance.
+        // A prefix may also be a catalog's name; a whole id is never one by chance.
         if !matches!(found, Ok(None)) && !is_whole && self.image_offers.find(typed).await?.is_some() {
             return Ok(None);
         }
@@ -42,8 +42,12 @@ impl ImageService {
         Ok(Some((whole, id)))
     }
 
-    /// The name as it is known here, whether or not anything is there, the id it points at, and how it came to the name.
-    pub(super) async fn noted(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId, Origin)>, Failure> {
+    /// Returns the local name as recorded, the id it points at and how it got the name, whether or not the image is
+    /// here.
+    pub(super) async fn recorded_name(
+        &self,
+        typed: &ImageName,
+    ) -> Result<Option<(ImageName, ImageId, Origin)>, Failure> {
         let mut found = self.store.name_origin(typed).await?.map(|(id, origin)| (typed.clone(), id, origin));
         if found.is_none()
             && let Some(familiar) = familiar(typed.as_str())
@@ -53,11 +57,11 @@ impl ImageService {
         Ok(found)
     }
 
-    /// The name as it is known here, and the id it points at, where something is there. Fails for a name that a person gave
-    /// to an image the disk has lost: whatever a catalog or a registry has under it is somebody else's. A name that its
-    /// source gave leads to the same image again, unless that was a catalog which has no such name any more.
-    pub(super) async fn named_or_lost(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
-        let Some((name, id, origin)) = self.noted(typed).await? else { return Ok(None) };
+    /// Returns the local name and the id of an image that is here. Fails for a name the user gave to an image that the
+    /// disk has lost: a catalog or registry has another image under it. A name given by its source leads to the same
+    /// image again, unless the source was a catalog that no longer has the name.
+    pub(super) async fn find_named(&self, typed: &ImageName) -> Result<Option<(ImageName, ImageId)>, Failure> {
+        let Some((name, id, origin)) = self.recorded_name(typed).await? else { return Ok(None) };
         if self.is_here(&id).await? {
             return Ok(Some((name, id)));
         }
@@ -67,7 +71,7 @@ impl ImageService {
     }
 }
 
-/// A reference's familiar form; `None` for what is none.
+/// Familiar form of a reference; `None` if the text is not a reference.
 pub(super) fn familiar(text: &str) -> Option<ImageName> {
     text.parse::<Reference>().ok()?.familiar().parse().ok()
 }

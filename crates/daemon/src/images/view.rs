@@ -1,4 +1,4 @@
-//! Images as a user lists and looks at them.
+//! Images as the API shows them.
 
 use super::{ImageService, off_thread};
 use crate::failures::Explain;
@@ -12,7 +12,7 @@ use banger_proto::{
 use std::collections::BTreeMap;
 
 impl ImageService {
-    /// All images, sorted by id; damaged ones too.
+    /// Lists all images, damaged ones included, sorted by id.
     pub(crate) async fn list_images(&self) -> Result<Vec<artifact::Image>, Failure> {
         let names = self.names().await?;
         let images = self.images.clone();
@@ -24,13 +24,13 @@ impl ImageService {
         Ok(shown)
     }
 
-    /// One image, by name, id or unique prefix of its id.
+    /// Shows one image, by name, id or unique prefix of its id.
     pub(crate) async fn show_image(&self, reference: &str) -> Result<artifact::Image, Failure> {
         let id = self.resolve(reference).await?;
         self.show_id(id).await
     }
 
-    /// An image as the API shows it.
+    /// Converts an image to its API form.
     pub(crate) async fn shown(&self, image: Image) -> Result<artifact::Image, Failure> {
         self.show_id(image.manifest.id).await
     }
@@ -80,9 +80,9 @@ impl ImageService {
     }
 }
 
-/// Whether an image can be used, why not, and what would help.
+/// State of an image, the reason for it, and hints.
 fn condition(id: &ImageId, problem: Option<ImageError>, doubtful: bool) -> (ImageState, Option<String>, Vec<String>) {
-    // What is not known to be whole is not known to be damaged either, unless a look shows it.
+    // An image not verified as a whole is not called damaged unless a quick check shows it.
     if doubtful && problem.is_none() {
         let why = "made shortly before this host went down, and not read as a whole since";
         let wait = format!("what needs it waits for that; `banger image delete {id}` gives it up");
@@ -90,12 +90,12 @@ fn condition(id: &ImageId, problem: Option<ImageError>, doubtful: bool) -> (Imag
     }
     let Some(problem) = problem else { return (ImageState::Ready, None, Vec::new()) };
     let Failure { message, causes, hints, .. } = problem.explain();
-    // That this image is damaged is what the state says.
+    // The state already says that the image is damaged.
     let why = if causes.is_empty() { message } else { causes.join(": ") };
     (ImageState::Damaged, Some(why), hints)
 }
 
-/// Bytes the file takes.
+/// Bytes allocated for the file.
 fn allocated(path: &std::path::Path) -> Option<ByteSize> {
     use std::os::unix::fs::MetadataExt as _;
     std::fs::metadata(path).ok().map(|metadata| ByteSize(metadata.blocks() * 512))

@@ -1,4 +1,4 @@
-//! News of this host's own network: an address, a link or a route came or went.
+//! Notifications of changes to this host's own network: an address, a link or a route was added or removed.
 
 #![expect(unsafe_code, reason = "the runtime wants a promise that a watched descriptor stays open")]
 
@@ -6,7 +6,7 @@ use banger_netlink::Socket;
 use std::io;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// A subscription.
+/// Subscription to the notifications.
 #[derive(Debug)]
 pub(super) struct Changes(AsyncFd<Socket>);
 
@@ -16,7 +16,7 @@ impl Changes {
         Ok(Self(unsafe { AsyncFd::register_with_interest(Socket::changes()?, Interest::READABLE) }?))
     }
 
-    /// Waits for the next one. Several may be one. Cancelling loses nothing.
+    /// Waits for the next change; several changes may be reported as one. Safe to cancel: no change is lost.
     pub(super) async fn next(&mut self) -> io::Result<()> {
         loop {
             let mut ready = self.0.readable_mut().await?;

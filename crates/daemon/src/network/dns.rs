@@ -1,7 +1,9 @@
-//! The guests' resolver: `.vm` with authority, other names by asking the host's resolvers, and nothing a VM may not reach.
+//! Resolver for the guests: authoritative for `.vm`, asks the host's resolvers for other names, and refuses names a VM
+//! may not reach.
 //!
-//! Who asks is known by address, which the helper's rules make true. Queries are hostile: every one is bounded in size,
-//! time and number, for each VM and for all. The sockets are in banger's namespace, those to the host's resolvers outside.
+//! A guest is identified by its address, which the helper's rules keep from being spoofed. Queries are hostile: each is
+//! bounded in size, time and number, per VM and in total. The listening sockets are in banger's namespace, the sockets
+//! to the host's resolvers outside it.
 
 mod message;
 mod upstream;
@@ -25,33 +27,33 @@ use tokio::{
 };
 use upstream::Upstream;
 
-/// Questions that wait for the host's resolvers, for all VMs and for one.
-const MAX_WAITING: (usize, usize) = (512, 64);
-/// TCP conversations, for all VMs and for one.
-const MAX_CONVERSATIONS: (usize, usize) = (128, 8);
+/// Queries waiting for the host's resolvers, of all VMs and of one.
+const MAX_PENDING: (usize, usize) = (512, 64);
+/// TCP connections, of all VMs and of one.
+const MAX_STREAMS: (usize, usize) = (128, 8);
 /// Largest query, in bytes.
 const MAX_QUERY: usize = 4096;
-/// How long a TCP conversation may be silent.
-const SILENCE: Duration = Duration::from_secs(10);
-/// How long a `.vm` answer is good for, in seconds: VMs come and go.
+/// How long a TCP connection may be idle.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// TTL of `.vm` answers, in seconds; short, because VMs come and go.
 const TTL: u32 = 5;
-/// The domain of VMs.
+/// Domain of the VMs.
 const DOMAIN: &str = ".vm";
-/// Answers that open addresses are told to be good for no longer: the rule closes again.
+/// Upper bound of the TTL, in seconds, of answers that open addresses: the rule that opens them expires.
 const MAX_LEARNED_TTL: u32 = 3600;
 
-/// What is to be done about a query.
+/// Decision about a query.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
-    /// The answer.
+    /// Answered at once.
     Answer(Vec<u8>),
-    /// The host's resolvers are asked; what comes opens addresses under these rules.
+    /// Forwarded to the host's resolvers; the answer opens addresses under these `allow` rules.
     Forward(Vec<u8>),
-    /// Not even an error: it is no query.
-    Nothing,
+    /// Dropped without an error, because it is not a query.
+    Drop,
 }
 
-/// Serves the two sockets (UDP, TCP) until the tasks are aborted.
+/// Serves the UDP and the TCP socket until the tasks are aborted.
 pub(super) fn serve(shared: Weak<Shared>, [udp, tcp]: [OwnedFd; 2]) -> io::Result<[JoinHandle<()>; 2]> {
     let udp = std::net::UdpSocket::from(udp);
     let tcp = std::net::TcpListener::from(tcp);
@@ -69,28 +71,28 @@ pub(super) fn serve(shared: Weak<Shared>, [udp, tcp]: [OwnedFd; 2]) -> io::Resul
 }
 
 async fn serve_udp(shared: Weak<Shared>, socket: Arc<UdpSocket>, upstream: Arc<Upstream>) {
-    let mut waiting = Waiting::new(MAX_WAITING);
+    let mut waiting = TasksByGuest::new(MAX_PENDING);
     let mut buffer = [0; MAX_QUERY];
     loop {
         let received = tokio::select! {
             received = socket.recv_from(&mut buffer) => received,
             () = waiting.next() => continue,
         };
-        // An error is about an answer that did not arrive.
+        // An error here reports an earlier answer that could not be delivered.
         let Ok((length, SocketAddr::V4(from))) = received else { continue };
         let Some(shared) = shared.upgrade() else { return };
         let Some(guest) = shared.guests.by_address(*from.ip()) else { continue };
         let bytes = &buffer[..length];
         let Some(query) = Query::parse(bytes) else { continue };
         match decide(&shared, &guest, &query) {
-            Verdict::Nothing => {}
+            Verdict::Drop => {}
             Verdict::Answer(answer) => drop(socket.send_to(&answer, from).await),
             Verdict::Forward(_) if !waiting.has_room(*from.ip()) => {
                 drop(socket.send_to(&query.answer(Rcode::ServerFailure, &[]), from).await);
             }
             Verdict::Forward(rules) => {
                 let bytes = bytes.to_vec();
-                // Not to be kept open by a question that waits: another server may want the address.
+                // A pending query must not keep the socket open: another server may want to bind the address.
                 let (socket, shared, upstream) = (Arc::downgrade(&socket), Arc::downgrade(&shared), upstream.clone());
                 waiting.add(*from.ip(), async move {
                     let answer = forward(&shared, &upstream, &guest, &bytes, &rules, false).await;
@@ -104,25 +106,25 @@ async fn serve_udp(shared: Weak<Shared>, socket: Arc<UdpSocket>, upstream: Arc<U
 }
 
 async fn serve_tcp(shared: Weak<Shared>, listener: TcpListener, upstream: Arc<Upstream>) {
-    let mut conversations = Waiting::new(MAX_CONVERSATIONS);
+    let mut streams = TasksByGuest::new(MAX_STREAMS);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = conversations.next() => continue,
+            () = streams.next() => continue,
         };
         match accepted {
-            Ok((stream, SocketAddr::V4(from))) if conversations.has_room(*from.ip()) => {
-                conversations.add(*from.ip(), converse(shared.clone(), stream, *from.ip(), upstream.clone()));
+            Ok((stream, SocketAddr::V4(from))) if streams.has_room(*from.ip()) => {
+                streams.add(*from.ip(), serve_stream(shared.clone(), stream, *from.ip(), upstream.clone()));
             }
             Ok(_) => {}
-            // Out of descriptors: so that it does not spin.
+            // Out of descriptors: the pause keeps the loop from spinning.
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }
     }
 }
 
-/// Queries one after the other on a stream, each with its length before it.
-async fn converse(shared: Weak<Shared>, mut stream: TcpStream, from: Ipv4Addr, upstream: Arc<Upstream>) {
+/// Serves the queries of one TCP connection in order, each with its length in front.
+async fn serve_stream(shared: Weak<Shared>, mut stream: TcpStream, from: Ipv4Addr, upstream: Arc<Upstream>) {
     loop {
         let read = async {
             let length = usize::from(stream.read_u16().await?);
@@ -133,7 +135,7 @@ async fn converse(shared: Weak<Shared>, mut stream: TcpStream, from: Ipv4Addr, u
             stream.read_exact(&mut bytes).await?;
             Ok(bytes)
         };
-        let Ok(Ok(bytes)) = timeout(SILENCE, read).await else { return };
+        let Ok(Ok(bytes)) = timeout(IDLE_TIMEOUT, read).await else { return };
         let Some(strong) = shared.upgrade() else { return };
         let Some(guest) = strong.guests.by_address(from) else { return };
         let Some(query) = Query::parse(&bytes) else { return };
@@ -142,12 +144,12 @@ async fn converse(shared: Weak<Shared>, mut stream: TcpStream, from: Ipv4Addr, u
         let answer = match verdict {
             Verdict::Answer(answer) => Some(answer),
             Verdict::Forward(rules) => forward(&shared, &upstream, &guest, &bytes, &rules, true).await,
-            Verdict::Nothing => None,
+            Verdict::Drop => None,
         };
         let Some(answer) = answer else { return };
         let Ok(length) = u16::try_from(answer.len()) else { return };
         let framed = [&length.to_be_bytes()[..], &answer].concat();
-        if !matches!(timeout(SILENCE, stream.write_all(&framed)).await, Ok(Ok(()))) {
+        if !matches!(timeout(IDLE_TIMEOUT, stream.write_all(&framed)).await, Ok(Ok(()))) {
             return;
         }
     }
@@ -155,7 +157,7 @@ async fn converse(shared: Weak<Shared>, mut stream: TcpStream, from: Ipv4Addr, u
 
 fn decide(shared: &Shared, guest: &Guest, query: &Query<'_>) -> Verdict {
     if !query.is_query() {
-        return Verdict::Nothing;
+        return Verdict::Drop;
     }
     if query.class != Class::INTERNET {
         return Verdict::Answer(query.answer(Rcode::Refused, &[]));
@@ -182,8 +184,8 @@ fn decide(shared: &Shared, guest: &Guest, query: &Query<'_>) -> Verdict {
     }
 }
 
-/// Asks the host's resolvers. Addresses are open before the guest knows them: it learns none that could not be opened
-/// (private addresses and the host's own are told and stay closed).
+/// Asks the host's resolvers. Addresses are opened before the guest gets the answer, so it gets none that could not be
+/// opened. (Private addresses and the host's own are answered and stay closed.)
 async fn forward(
     shared: &Weak<Shared>,
     upstream: &Upstream,
@@ -196,7 +198,7 @@ async fn forward(
     let failed = || Some(query.answer(Rcode::ServerFailure, &[]));
     let Some(mut answer) = upstream.ask(bytes, stream).await else { return failed() };
     if !rules.is_empty() && !message::is_whole(&answer) {
-        // Of what was cut only a part would be open. Over TCP there is room for all of it.
+        // Only part of the addresses in a truncated answer could be opened. Over TCP all of them fit.
         return if stream { failed() } else { Some(query.cut()) };
     }
     let found = message::addresses(&answer);
@@ -206,7 +208,8 @@ async fn forward(
         shared.guests.remember(&guest.vm, &addresses, &query.name);
         if !rules.is_empty() {
             let ttl = found.iter().map(|(_, ttl)| *ttl).min().unwrap_or(0).min(MAX_LEARNED_TTL);
-            if let Err(reason) = lifecycle::learn(&shared, guest, rules, &addresses, ttl).await {
+            if let Err(error) = lifecycle::learn(&shared, guest, rules, &addresses, ttl).await {
+                let reason = error.to_string();
                 tracing::warn!(vm = %guest.vm, name = query.name, reason, "a name's addresses cannot be opened");
                 return failed();
             }
@@ -216,14 +219,14 @@ async fn forward(
     Some(answer)
 }
 
-/// Tasks by who they are for, so that one VM cannot take all the room.
-struct Waiting {
+/// Tasks by guest address, so that one VM cannot take all the room.
+struct TasksByGuest {
     tasks: JoinSet<Ipv4Addr>,
     each: HashMap<Ipv4Addr, usize>,
     limits: (usize, usize),
 }
 
-impl Waiting {
+impl TasksByGuest {
     fn new(limits: (usize, usize)) -> Self {
         Self { tasks: JoinSet::new(), each: HashMap::new(), limits }
     }
@@ -240,7 +243,7 @@ impl Waiting {
         });
     }
 
-    /// Waits for one to end; for ever when there is none.
+    /// Waits for a task to end; forever if there is none.
     async fn next(&mut self) {
         match self.tasks.join_next().await {
             Some(Ok(from)) => {
@@ -251,14 +254,14 @@ impl Waiting {
                     }
                 }
             }
-            // They neither panic nor are they aborted but with this value.
+            // Tasks do not panic, and are aborted only together with this value.
             Some(Err(_)) => {}
             None => std::future::pending().await,
         }
     }
 }
 
-/// The addresses of resolvers, with the port they answer on.
+/// Addresses of resolvers, with the DNS port.
 fn at_port_53(address: IpAddr) -> SocketAddr {
     SocketAddr::new(address, 53)
 }

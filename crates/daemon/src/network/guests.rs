@@ -1,4 +1,4 @@
-//! Who is attached: what the resolver and the repair go by.
+//! VMs attached to the network; the resolver and the retries work from this list.
 
 use super::Egress;
 use crate::store::AddressSlot;
@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Names of addresses that are remembered of one VM.
+/// Most names remembered for the addresses of one VM.
 const MAX_NAMES: usize = 1024;
 
 /// A VM on the network.
@@ -26,7 +26,7 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// For the helper.
+    /// The VM's attachment, for the helper.
     pub(super) fn attachment(&self) -> Attachment {
         Attachment {
             vm: self.vm.clone(),
@@ -36,22 +36,22 @@ impl Guest {
         }
     }
 
-    /// Whether two VMs see each other: on one named network. On the network of all others everybody is alone.
-    fn sees(&self, other: &Self) -> bool {
+    /// Whether two VMs see each other: they are on the same named network. On the default network each VM is isolated.
+    fn can_see(&self, other: &Self) -> bool {
         self.vm == other.vm || (self.slot.network != 0 && self.slot.network == other.slot.network)
     }
 }
 
-/// What was denied to a VM.
+/// Denied packets of a VM.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Denials {
-    /// Packets, since it was attached.
+    /// Packets denied since the VM was attached.
     pub(crate) packets: u64,
-    /// The latest first, each with the name it was asked for by.
+    /// Latest denials first, each with the name the VM resolved to that address.
     pub(crate) latest: Vec<(Denial, Option<String>)>,
 }
 
-/// The VMs that are attached.
+/// Attached VMs, and VMs that are gone but could not be removed from the rules.
 #[derive(Debug, Default)]
 pub(super) struct Guests {
     by_address: Mutex<HashMap<Ipv4Addr, Arc<Guest>>>,
@@ -72,13 +72,13 @@ impl Guests {
         self.names().remove(vm);
     }
 
-    /// Nothing of it is left.
-    pub(super) fn no_stray(&self, vm: &VmId) {
+    /// Notes that nothing of a VM is left.
+    pub(super) fn clear_stray(&self, vm: &VmId) {
         self.strays().remove(vm);
     }
 
-    /// It is gone, and something of it is there still. Whether that is news, and so of no other.
-    pub(super) fn stray(&self, vm: &VmId) -> bool {
+    /// Notes that something of a detached VM is left. Returns whether it is the first such VM.
+    pub(super) fn mark_stray(&self, vm: &VmId) -> bool {
         let mut strays = self.strays();
         strays.insert(vm.clone()) && strays.len() == 1
     }
@@ -91,8 +91,8 @@ impl Guests {
         !self.strays().is_empty()
     }
 
-    /// Nothing is there of who is gone.
-    pub(super) fn no_strays(&self) {
+    /// Notes that nothing of detached VMs is left.
+    pub(super) fn clear_strays(&self) {
         self.strays().clear();
     }
 
@@ -108,24 +108,27 @@ impl Guests {
         self.lock().values().find(|guest| guest.vm == *vm).cloned()
     }
 
-    /// Whose address it is.
+    /// The VM that has an address.
     pub(super) fn by_address(&self, address: Ipv4Addr) -> Option<Arc<Guest>> {
         self.lock().get(&address).cloned()
     }
 
-    /// The address of the VM called `name`, if `asker` may know it.
+    /// Address of the VM called `name`, if `asker` may know it.
     pub(super) fn peer(&self, asker: &Guest, name: &str) -> Option<Ipv4Addr> {
-        self.lock().values().find(|guest| guest.name.as_str() == name && asker.sees(guest)).map(|guest| guest.address)
+        self.lock()
+            .values()
+            .find(|guest| guest.name.as_str() == name && asker.can_see(guest))
+            .map(|guest| guest.address)
     }
 
-    /// The name of the VM with an address, if `asker` may know it.
+    /// Name of the VM with an address, if `asker` may know it.
     pub(super) fn peer_name(&self, asker: &Guest, address: Ipv4Addr) -> Option<VmName> {
-        self.lock().get(&address).filter(|guest| asker.sees(guest)).map(|guest| guest.name.clone())
+        self.lock().get(&address).filter(|guest| asker.can_see(guest)).map(|guest| guest.name.clone())
     }
 
-    /// Remembers what a VM asked for by name, as long as it is attached.
+    /// Remembers the name a VM resolved to these addresses, as long as the VM is attached.
     pub(super) fn remember(&self, vm: &VmId, addresses: &[Ipv4Addr], name: &str) {
-        // First: one that is removed meanwhile has them forgotten after that.
+        // Locked first: if the VM is removed meanwhile, its names are forgotten afterwards.
         let mut names = self.names();
         if self.by_vm(vm).is_none() {
             return;
@@ -133,14 +136,14 @@ impl Guests {
         let names = names.entry(vm.clone()).or_default();
         for address in addresses {
             if names.len() >= MAX_NAMES {
-                // Rarely, and what is lost is a name beside an address.
+                // Happens rarely, and only costs the names shown beside addresses.
                 names.clear();
             }
             names.insert(*address, name.to_owned());
         }
     }
 
-    /// What a VM asked for when it got this address.
+    /// The name a VM asked for when it got this address.
     pub(super) fn asked(&self, vm: &VmId, address: Ipv4Addr) -> Option<String> {
         self.names().get(vm)?.get(&address).cloned()
     }
@@ -210,13 +213,13 @@ pub(super) mod tests {
         let [a, b] = [guest("a", 1, 2), guest("b", 1, 3)];
         guests.insert(a.clone());
         guests.remove(&a.vm);
-        assert!(guests.stray(&a.vm), "the first is to be seen to");
-        assert!(!guests.stray(&a.vm) && !guests.stray(&b.vm), "and by one");
+        assert!(guests.mark_stray(&a.vm), "the first is to be seen to");
+        assert!(!guests.mark_stray(&a.vm) && !guests.mark_stray(&b.vm), "and by one");
         guests.insert(a.clone());
         assert!(!guests.is_stray(&a.vm) && guests.is_stray(&b.vm));
         guests.remove(&b.vm);
         assert!(guests.has_strays(), "that is not enough");
-        guests.no_stray(&b.vm);
+        guests.clear_stray(&b.vm);
         assert!(!guests.has_strays());
     }
 }

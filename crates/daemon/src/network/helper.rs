@@ -1,4 +1,4 @@
-//! The daemon's side of `bangerd-root`: one child, one request at a time.
+//! Client of `bangerd-root`: one child process, one request at a time.
 
 use crate::process::ProcessIdentity;
 use banger_proto::{
@@ -24,25 +24,25 @@ use tokio::{
     time::timeout,
 };
 
-/// How long one request may take: a hundred times what it does.
+/// Timeout of a request: a hundred times what one takes.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// Descriptors that come with one answer, at most.
+/// Most descriptors that come with an answer.
 const MAX_DESCRIPTORS: usize = 2;
-/// Most of a dead helper's last words.
+/// Most bytes kept of a dead helper's stderr.
 const MAX_STDERR: u64 = 2048;
 
-/// A running helper. Dropping it ends it.
+/// A running helper. Dropping it ends the process.
 #[derive(Debug)]
 pub(super) struct Helper {
     child: Child,
     process: ProcessIdentity,
     stream: UnixStream,
-    /// Why it is of no use any more.
+    /// Why the helper cannot be used any more.
     broken: Option<String>,
 }
 
 impl Helper {
-    /// Starts one in the namespaces of `holder`.
+    /// Starts a helper in the namespaces of `holder`.
     pub(super) fn start(program: &Path, holder: ProcessIdentity) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -56,26 +56,26 @@ impl Helper {
             .process_group(0)
             .kill_on_drop(true);
         let child = command.spawn()?;
-        // Now: of one that has ended there is nothing to watch for.
+        // Taken now: a process that has ended cannot be identified any more.
         let process = child.id().and_then(ProcessIdentity::of);
         let process = process.ok_or_else(|| io::Error::other("the network helper ended at once"))?;
         Ok(Self { child, process, stream: UnixStream::from_std(ours)?, broken: None })
     }
 
-    /// Its process, which may have ended.
+    /// Identity of the helper's process, which may have ended.
     pub(super) fn process(&self) -> ProcessIdentity {
         self.process
     }
 
-    /// Asks for something. An error means that the helper is of no use any more; so it is
-    /// when the question is dropped half way.
+    /// Sends a request and waits for the answer. An error means that the helper cannot be used any more; the same holds
+    /// when the call is canceled half way.
     pub(super) async fn ask(&mut self, request: &Request) -> io::Result<(Answer, Vec<OwnedFd>)> {
-        // As long as the whole answer is not taken: what comes next would not be one to the next question.
+        // Set until the whole answer is read: otherwise the next request would get the rest of this answer.
         let answered = match self.broken.replace("nobody waited for its last answer".to_owned()) {
             Some(why) => Err(io::Error::other(why)),
-            None => {
-                timeout(TIMEOUT, self.converse(request)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            }
+            None => timeout(TIMEOUT, self.serve_stream(request))
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
         };
         match answered {
             Ok(answered) => {
@@ -94,7 +94,7 @@ impl Helper {
         }
     }
 
-    async fn converse(&mut self, request: &Request) -> io::Result<(Answer, Vec<OwnedFd>)> {
+    async fn serve_stream(&mut self, request: &Request) -> io::Result<(Answer, Vec<OwnedFd>)> {
         let bytes = framing::encode(request).map_err(io::Error::other)?;
         self.stream.write_all(&bytes).await?;
         let (mut answer, mut descriptors) = (Vec::new(), Vec::new());
@@ -117,9 +117,9 @@ impl Helper {
         }
     }
 
-    /// Why it died, if it did and said so.
+    /// The helper's stderr, if it died and said why.
     async fn stderr_tail(&mut self) -> String {
-        // One that hangs is as dead as one that is.
+        // A helper that hangs is treated as dead.
         let _ = self.child.start_kill();
         let mut words = Vec::new();
         if let Some(stderr) = self.child.stderr.take() {
@@ -130,7 +130,7 @@ impl Helper {
     }
 }
 
-/// Whether it is an answer to this at all.
+/// Whether an answer fits the request.
 fn answers(request: &Request, answer: &Answer) -> bool {
     match answer {
         Answer::Failed { .. } => true,
@@ -168,7 +168,7 @@ pub(super) mod tests {
         task::Poll,
     };
 
-    /// A helper that answers when the other end of its stream does.
+    /// A helper whose other end is a stream of the test.
     pub(in crate::network) fn silent() -> (Helper, UnixStream) {
         let mut command = Command::new("sleep");
         let child = command.arg("1000").stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
@@ -177,7 +177,7 @@ pub(super) mod tests {
         (Helper { child, process, stream, broken: None }, theirs)
     }
 
-    /// Answers whatever a helper is asked for, and keeps that.
+    /// Answers every request with `answer` and records the requests.
     pub(in crate::network) async fn serve(mut stream: UnixStream, asked: Arc<Mutex<Vec<Request>>>, answer: Answer) {
         loop {
             let mut header = [0; HEADER];

@@ -1,6 +1,6 @@
-//! The processes behind the network that outlive this daemon: the holder of the namespaces, and pasta, its way out.
+//! Processes of the network that outlive this daemon: the holder of the namespaces, and pasta, the uplink.
 //!
-//! Both are written down, by pid and start time, before they are let go: there is none that nobody knows of.
+//! Each is recorded by pid and start time before it may begin its work, so that none is ever unknown.
 
 use crate::{
     failpoint,
@@ -9,47 +9,41 @@ use crate::{
 };
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use std::{
-    fs, io,
-    net::Ipv4Addr,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs, io, net::Ipv4Addr, os::unix::fs::MetadataExt, path::Path, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::{Child, Command},
     time::timeout,
 };
 
-/// The record, in the state directory.
+/// File of the record, in the state directory.
 const RECORD: &str = "network.json";
-/// Most of what a child said that is kept.
+/// Most bytes kept of a child's stderr.
 const MAX_STDERR: usize = 2048;
-/// How long a holder may take to have its namespaces.
+/// How long a holder may take to make its namespaces.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
-/// What the interface to the outside is called.
+/// Name of the uplink's interface.
 const UPLINK: &str = "up0";
-/// Its address and its router's: of a block that no machine's own address is in (RFC 7335). With the host's, which pasta
-/// would take, that address would be the namespace's own, and no rule could open what listens on the host's.
+/// Address of the uplink's interface and of its router, from a block that no machine's own address is in (RFC 7335).
+/// With the host's address, which pasta would take by default, that address would be the namespace's own, and no rule
+/// could open what listens on the host's.
 const UPLINK_ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(192, 0, 0, 2), Ipv4Addr::new(192, 0, 0, 1)];
 const UPLINK_NETMASK: &str = "29";
 
-/// Who keeps the network.
+/// Record of the processes that keep the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     host_boot_id: String,
-    /// In the namespaces, for as long as it lives.
+    /// Process in the namespaces that keeps them alive.
     pub(super) holder: ProcessIdentity,
-    /// The network namespace (its inode): how a process in it is known when the holder is gone.
+    /// Inode of the network namespace: identifies the processes in it when the holder is gone.
     pub(super) namespace: u64,
-    /// The way out.
+    /// The uplink's process.
     pub(super) pasta: Option<ProcessIdentity>,
 }
 
 impl Record {
-    /// What an earlier daemon wrote, if it is of this boot of the host.
+    /// Reads an earlier daemon's record, if it is of this boot of the host.
     pub(super) fn read(state: &Path) -> io::Result<Option<Self>> {
         let boot = host_boot_id()?;
         Ok(record::read::<Self>(state, RECORD)?.filter(|record| record.host_boot_id == boot))
@@ -59,9 +53,9 @@ impl Record {
         record::write(state, RECORD, self)
     }
 
-    /// Ends both, and forgets them. What is gone already is not missed.
+    /// Ends both processes and removes the record. Processes that are gone are no error.
     pub(super) async fn end(self, state: &Path) -> io::Result<()> {
-        // The holder comes last: as long as it is there the record is true.
+        // The holder comes last: as long as it lives the record is valid.
         for process in self.pasta.into_iter().chain([self.holder]) {
             let Some(process) = ProvenProcess::open(process)? else { continue };
             process.signal(Signal::KILL)?;
@@ -72,14 +66,14 @@ impl Record {
     }
 }
 
-/// The network namespace of a process; `None` when it is gone.
+/// Network namespace of a process; `None` when the process is gone.
 pub(super) fn namespace_of(process: ProcessIdentity) -> Option<u64> {
     let inode = fs::metadata(format!("/proc/{}/ns/net", process.pid)).ok()?.ino();
     process.alive().then_some(inode)
 }
 
-/// Starts a holder: of new namespaces, or of those that `member` is in and `pasta` leads out of. It is on record before it
-/// is let go.
+/// Starts a holder: of new namespaces, or of those that `member` is in and `pasta` is the uplink of. It is recorded
+/// before it is released.
 pub(super) async fn hold(
     program: &Path,
     state: &Path,
@@ -92,7 +86,7 @@ pub(super) async fn hold(
         command.args([member.pid.to_string(), member.start_time.to_string()]);
     }
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/").process_group(0);
-    // Not killed with this value, which goes with the daemon: one that is not let go ends by itself.
+    // Not killed when this value is dropped with the daemon: a holder that was not released ends by itself.
     let mut child = command.spawn()?;
     failpoint::hit("network.spawned").await;
     let mut stdout = child.stdout.take().expect("stdout was asked for");
@@ -113,10 +107,10 @@ pub(super) async fn hold(
     Ok(record)
 }
 
-/// Starts pasta for the holder; it is on record before it is. Nothing of the host is forwarded into the namespace, and no
-/// address in it leads to the host's own loopback.
+/// Starts pasta for the holder, recorded before it begins. No port of the host is forwarded into the namespace, and no
+/// address in it leads to the host's loopback.
 pub(super) async fn uplink(program: &Path, record: &mut Record, state: &Path) -> io::Result<Child> {
-    // The shell becomes pasta when it is told to, and ends when whoever started it does before that.
+    // The shell becomes pasta when it reads a line, and ends when the daemon does before that.
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "read -r go && exec \"$0\" \"$@\" < /dev/null"]).arg(program);
     command.args(["--foreground", "--quiet", "-4", "--config-net", "--ns-ifname", UPLINK, "--no-map-gw"]);
@@ -124,7 +118,7 @@ pub(super) async fn uplink(program: &Path, record: &mut Record, state: &Path) ->
     command.args(["--address", &address, "--netmask", UPLINK_NETMASK, "--gateway", &gateway]);
     command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none"]);
     if rustix::process::geteuid().is_root() {
-        // It would become nobody, who may not join.
+        // pasta would otherwise switch to nobody, who may not join the namespace.
         command.args(["--runas", "0"]);
     }
     command.arg(record.holder.pid.to_string());
@@ -141,7 +135,7 @@ pub(super) async fn uplink(program: &Path, record: &mut Record, state: &Path) ->
     Ok(child)
 }
 
-/// Why a child that ended did so, in its own words.
+/// Ends a child and returns what it said on stderr.
 pub(super) async fn stderr_tail(child: &mut Child) -> String {
     let _ = child.start_kill();
     let mut words = Vec::new();
@@ -151,8 +145,8 @@ pub(super) async fn stderr_tail(child: &mut Child) -> String {
     as_message(&words)
 }
 
-/// Listens to a child until it is silent for good: one whose words nobody takes stands still once the pipe is full, and a
-/// guest can make pasta talk. Returns its last words.
+/// Reads a child's stderr until it closes, and returns the tail. A child whose stderr nobody reads blocks once the pipe
+/// is full, and a guest can make pasta write.
 pub(super) async fn drain_stderr(mut child: Child) -> String {
     let mut words = Vec::new();
     if let Some(mut stderr) = child.stderr.take() {
@@ -170,19 +164,12 @@ fn as_message(bytes: &[u8]) -> String {
     if words.is_empty() { "it ended without a word".to_owned() } else { words.to_owned() }
 }
 
-/// Waits for a child's end in the background, so that it does not stay as a zombie; the child goes on without it.
+/// Waits for a child in the background, so that it does not stay a zombie. The child runs on when the task is dropped.
 pub(super) fn reap(mut child: Child) {
     tokio::spawn(async move { child.wait().await });
 }
 
-/// A program by its name: beside those of this daemon's `PATH`, where administrators' programs are.
-pub(super) fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::env::split_paths(&path).chain(["/usr/bin", "/usr/sbin", "/usr/local/bin"].map(PathBuf::from));
-    places.filter(|place| place.is_absolute()).map(|place| place.join(name)).find(|program| program.is_file())
-}
-
-/// Ends one process of ours, and says nothing when it is gone.
+/// Kills one of the network's processes; no error if it is gone.
 pub(super) fn end(process: ProcessIdentity) {
     if let Err(error) = kill_proven(process, Signal::KILL) {
         tracing::warn!(pid = process.pid, %error, "cannot end a process of the network");
@@ -192,15 +179,15 @@ pub(super) fn end(process: ProcessIdentity) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
-    /// A record that names this process.
+    /// A record with this process as holder.
     pub(in crate::network) fn record() -> Record {
         let holder = ProcessIdentity::of(std::process::id()).unwrap();
         Record { host_boot_id: host_boot_id().unwrap(), holder, namespace: 0, pasta: None }
     }
 
-    /// A state directory, a record of this process, and a program in pasta's place that does this there and stays.
+    /// A state directory, a record with this process, and a program in pasta's place that runs `does` there and stays.
     pub(in crate::network) fn fake_pasta(does: &str) -> (tempfile::TempDir, Record, PathBuf) {
         let temp = tempfile::tempdir().unwrap();
         let program = temp.path().join("pasta");
@@ -210,7 +197,7 @@ pub(super) mod tests {
         (temp, record(), program)
     }
 
-    /// What it does to tell what is on record when it begins.
+    /// Copies the record as it is when the program begins.
     const KEEPS: &str = "cp network.json begun";
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! What a VM may reach, in two dialects: addresses for the helper, names for the resolver.
+//! Egress policy of a VM, in two forms: addresses for the helper, names for the resolver.
 
 use crate::store::NetworkSpec;
 use banger_proto::{
@@ -6,7 +6,7 @@ use banger_proto::{
     network::{Destination, Rule},
 };
 
-/// A VM's egress, every rule in its place.
+/// Egress rules of a VM, sorted by kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Egress {
     nat: bool,
@@ -14,28 +14,29 @@ pub(crate) struct Egress {
     allow: Vec<Rule>,
 }
 
-/// What the resolver does with a name.
+/// Decision of the resolver about a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Lookup {
-    /// It is not for this VM.
+    /// The VM may not resolve the name.
     Refuse,
-    /// Ask, and open what it resolves to under these of the policy's `allow` rules.
+    /// Resolve the name, and open its addresses under these of the policy's `allow` rules.
     Forward(Vec<u8>),
 }
 
 impl Egress {
-    /// The rules of the configuration come first, then the VM's own; an order that decides nothing, since `deny` wins.
+    /// Builds the policy. Rules of the configuration come first, then the VM's own; the order decides nothing, since
+    /// `deny` wins.
     pub(crate) fn new(nat: bool, deny: impl IntoIterator<Item = Rule>, allow: impl IntoIterator<Item = Rule>) -> Self {
         Self { nat, deny: deny.into_iter().collect(), allow: allow.into_iter().collect() }
     }
 
-    /// That of a VM, with the configuration's rules.
+    /// Policy of a VM, including the configuration's rules.
     pub(crate) fn of(spec: &NetworkSpec, defaults: &super::Settings) -> Self {
         let both = |ours: &[Rule], theirs: &[Rule]| ours.iter().chain(theirs).cloned().collect::<Vec<_>>();
         Self::new(spec.nat, both(&defaults.deny, &spec.deny), both(&defaults.allow, &spec.allow))
     }
 
-    /// Why it cannot be carried out.
+    /// Says why the policy cannot be enforced, if it cannot.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.deny.len() > MAX_RULES || self.allow.len() > MAX_RULES {
             return Err(format!("a VM has at most {MAX_RULES} rules of a kind, the configuration's among them"));
@@ -47,7 +48,7 @@ impl Egress {
         }
     }
 
-    /// For the helper. A name that is denied has no addresses to deny: it is not resolved.
+    /// The policy for the helper. Denied names need no rule: they are not resolved.
     pub(crate) fn policy(&self) -> Policy {
         let filters =
             |rules: &[Rule], learns: bool| rules.iter().filter_map(|rule| filter(rule, learns)).collect::<Vec<_>>();
@@ -58,12 +59,12 @@ impl Egress {
         }
     }
 
-    /// Whether names open addresses. Where all of the internet is open they have nothing to add.
+    /// Whether resolved names open addresses; not needed where all of the internet is open.
     fn learns(&self) -> bool {
         !self.nat
     }
 
-    /// For the resolver.
+    /// The policy for the resolver.
     pub(crate) fn lookup(&self, name: &str) -> Lookup {
         let matches = |rule: &&Rule| matches!(&rule.to, Destination::Domain(domain) if domain.matches(name));
         if self.deny.iter().any(|rule| matches(&rule)) {

@@ -93,9 +93,9 @@ impl VmService {
         let image = chosen(request.image.as_ref(), &parts.config.default_image);
         let image = parts.images.proper_name(&image).await?;
         if let Some(kernel) = &request.kernel {
-            parts.images.know_kernel(kernel).await?;
+            parts.images.ensure_kernel_known(kernel).await?;
         }
-        parts.images.know_image(&image).await?;
+        parts.images.ensure_image_known(&image).await?;
         admission::check_total(shape.memory, request.overcommit)?;
         if request.start != Start::No {
             let attempt = admission::Attempt::Sizes;

@@ -6,9 +6,9 @@
 pub(super) mod network;
 
 use super::{admission, owner::Owner, spec, view};
-use crate::{capability::VmFiles, config::Source, failpoint, operation::Operation, store::VmSpec};
+use crate::{capability::VmFiles, failpoint, operation::Operation, store::VmSpec};
 use banger_proto::{
-    api::vm::SetVm,
+    api::{host::SettingSource, vm::SetVm},
     failure::{Code, Failure},
     size::ByteSize,
 };
@@ -42,7 +42,7 @@ pub(super) async fn set(owner: &mut Owner, operation: &Operation, wanted: SetVm)
         let name = &owner.row.name;
         operation.notice(format!(
             "VM {name} runs: {} changes when it starts again (banger vm restart {name})",
-            pending.join(", ")
+            pending.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         ));
     }
     Ok(())
@@ -62,7 +62,7 @@ fn resized(before: &VmSpec, wanted: &SetVm, disk: Option<ByteSize>) -> Result<Vm
         ("disk_size", wanted.disk_size.is_some()),
     ];
     for (name, _) in said.into_iter().filter(|(_, said)| *said) {
-        after.sources.insert(name.to_owned(), Source::Flag.to_string());
+        after.sources.insert(name.to_owned(), SettingSource::Flag.to_string());
     }
     spec::check(after.sizes())?;
     // A requested growth that no start has carried out yet can be taken back.

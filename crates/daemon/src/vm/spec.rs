@@ -1,12 +1,15 @@
 //! Resolves a creation request into sizes. Everything is checked before anything is created.
 
 use crate::{
-    config::{Config, Source, Sourced},
+    config::{Config, Sourced},
     store::Sizes,
 };
 use banger_proto::{
     agent::boot::Init,
-    api::vm::{CreateVm, MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY},
+    api::{
+        host::SettingSource,
+        vm::{CreateVm, MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY},
+    },
     failure::{Code, Failure},
     size::ByteSize,
 };
@@ -55,9 +58,9 @@ pub(super) fn check(sizes: Sizes) -> Result<(), Failure> {
 }
 
 /// Returns the rule as `vm show` prints it: a configuration file is `config` there.
-fn said(source: Source) -> String {
+fn said(source: SettingSource) -> String {
     match source {
-        Source::File => "config".to_owned(),
+        SettingSource::File => "config".to_owned(),
         other => other.to_string(),
     }
 }

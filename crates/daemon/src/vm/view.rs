@@ -6,7 +6,7 @@ use crate::{
     store::{Sizes, VmRow},
 };
 use banger_proto::{
-    api::vm::{Vm, VmState},
+    api::vm::{PendingSize, Vm, VmState},
     size::ByteSize,
     time::rfc3339,
 };
@@ -22,7 +22,7 @@ pub(super) fn vm(parts: &Parts, row: VmRow, shown: VmState) -> Vm {
     let disk_used = disk_used(parts, &id).map(ByteSize);
     // A VM that runs without a NIC has an address at which nobody answers.
     let stands = !state.is_live() || parts.network.is_attached(&id);
-    let ip = parts.network.address(&id).filter(|_| stands).map(|address| address.to_string());
+    let ip = parts.network.address(&id).filter(|_| stands);
     Vm {
         id,
         name,
@@ -67,14 +67,14 @@ pub(super) fn vm(parts: &Parts, row: VmRow, shown: VmState) -> Vm {
 }
 
 /// Returns the names of the sizes that the running machine (`now`) does not have yet.
-pub(super) fn pending(now: Option<Sizes>, wanted: Sizes) -> Vec<String> {
+pub(super) fn pending(now: Option<Sizes>, wanted: Sizes) -> Vec<PendingSize> {
     let Some(now) = now else { return Vec::new() };
     let differs = [
-        ("vcpu", now.vcpu != wanted.vcpu),
-        ("memory", now.memory != wanted.memory),
-        ("disk_size", now.disk_size != wanted.disk_size),
+        (PendingSize::Vcpu, now.vcpu != wanted.vcpu),
+        (PendingSize::Memory, now.memory != wanted.memory),
+        (PendingSize::DiskSize, now.disk_size != wanted.disk_size),
     ];
-    differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(size, _)| size).collect()
 }
 
 /// Returns the bytes that the work disk takes on the host.

@@ -9,9 +9,10 @@ use super::{
     tsc,
 };
 use crate::{process::host_boot_id, record};
+use banger_artifacts::program::Program;
 use serde::{Deserialize, Serialize};
 use std::{
-    env, fs, io,
+    fs, io,
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
@@ -224,7 +225,7 @@ async fn tsc_khz(cached: Option<u32>) -> Option<u32> {
 async fn program(name: &str, configured: Option<&Path>, cached: Option<&ProgramFinding>) -> ProgramFinding {
     let path = match configured {
         Some(path) => Some(path.to_owned()).filter(|path| is_executable(path)),
-        None => on_path(name),
+        None => Program::find(name),
     };
     let Some(path) = path else {
         return ProgramFinding::Missing { name: configured.map_or_else(|| name.into(), Path::to_owned) };
@@ -252,11 +253,6 @@ async fn version(path: &Path) -> Result<Version, String> {
         return Err(format!("--version ended with {}", output.status));
     }
     Version::find(&String::from_utf8_lossy(&output.stdout)).ok_or_else(|| "it does not say its version".to_owned())
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(|path| is_executable(path))
 }
 
 fn is_executable(path: &Path) -> bool {

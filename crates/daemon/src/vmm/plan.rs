@@ -8,7 +8,7 @@ use crate::process::ProcessIdentity;
 use banger_proto::{
     api::vm::{Accelerator, Vmm},
     name::{VmId, VmName},
-    network::Publish,
+    network::{MacAddr, Publish},
     size::ByteSize,
 };
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ pub struct Network {
     /// Name of the tap device.
     pub tap: String,
     /// MAC address of the NIC.
-    pub mac: String,
+    pub mac: MacAddr,
     /// A process in that namespace. Looked up once, when the shim starts: it may end before the machine does.
     pub holder: ProcessIdentity,
 }

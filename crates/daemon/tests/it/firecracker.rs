@@ -170,7 +170,7 @@ impl Holder {
 
     fn card(&self) -> Network {
         let holder = ProcessIdentity::of(self.shell.id()).unwrap();
-        Network { tap: TAP.into(), mac: "02:62:0a:d5:00:02".into(), holder }
+        Network { tap: TAP.into(), mac: "02:62:0a:d5:00:02".parse().unwrap(), holder }
     }
 
     /// Whether a process has the tap open: the tap then has a carrier.

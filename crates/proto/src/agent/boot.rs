@@ -1,6 +1,7 @@
 //! The guest's configuration: `banger/config.json` in the initramfs, and beside it `banger/moment.json`, which is another
 //! at every boot. Nothing else is told to `/init`.
 
+use crate::{network::MacAddr, words::words};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::Ipv4Addr};
 
@@ -61,7 +62,7 @@ pub struct BootConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     /// The card, by its hardware address (`02:62:0a:d5:00:05`).
-    pub mac: String,
+    pub mac: MacAddr,
     /// Its IPv4 address.
     pub address: Ipv4Addr,
     /// How many leading bits of it its neighbours share.
@@ -137,24 +138,4 @@ pub enum Init {
     Agent,
 }
 
-impl std::str::FromStr for Init {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "image" => Ok(Self::Image),
-            "agent" => Ok(Self::Agent),
-            _ => Err(format!("{text:?} is none of auto, image, agent")),
-        }
-    }
-}
-
-impl std::fmt::Display for Init {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Auto => "auto",
-            Self::Image => "image",
-            Self::Agent => "agent",
-        })
-    }
-}
+words!(Init { Self::Auto => "auto", Self::Image => "image", Self::Agent => "agent" });

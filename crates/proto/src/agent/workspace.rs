@@ -14,6 +14,7 @@
 //!
 //! `GET /workspace/files?path=…&hash=sha1|sha256`: the files that the index there names, each ended by a zero byte.
 
+use crate::words::words;
 use serde::{Deserialize, Serialize};
 
 /// Directory of the lists, below the workspace.
@@ -71,22 +72,4 @@ impl HashName {
     }
 }
 
-impl std::fmt::Display for HashName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Sha1 => "sha1",
-            Self::Sha256 => "sha256",
-        })
-    }
-}
-
-impl std::str::FromStr for HashName {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "sha1" => Ok(Self::Sha1),
-            "sha256" => Ok(Self::Sha256),
-            _ => Err(format!("{text:?} is none of sha1, sha256")),
-        }
-    }
-}
+words!(HashName { Self::Sha1 => "sha1", Self::Sha256 => "sha256" });

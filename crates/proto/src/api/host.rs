@@ -1,6 +1,6 @@
 //! The daemon itself and its configuration.
 
-use crate::size::ByteSize;
+use crate::{size::ByteSize, words::words};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -60,9 +60,34 @@ pub struct Setting {
     /// The value as it stands in `config.toml`; `null` when unset.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub value: serde_json::Value,
-    /// Which rule gave it: `env`, `file`, `host`, `default`.
-    pub source: String,
+    /// Rule that gave the value.
+    pub source: SettingSource,
 }
+
+/// Rule that gave a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum SettingSource {
+    /// A flag of the request; never the source of a configuration value.
+    Flag,
+    /// An environment variable of the daemon.
+    Env,
+    /// `config.toml`.
+    File,
+    /// Derived from the size of this host.
+    Host,
+    /// Built in.
+    Default,
+}
+
+words!(SettingSource {
+    Self::Flag => "flag",
+    Self::Env => "env",
+    Self::File => "file",
+    Self::Host => "host",
+    Self::Default => "default"
+});
 
 /// Answer of `GET /v1/system/df`: what banger's files take on this host. Field names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

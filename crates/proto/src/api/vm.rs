@@ -8,28 +8,10 @@ use crate::{
     name::{ImageId, ImageName, KernelName, NetworkName, VmId, VmName},
     network::{Publish, Rule},
     size::ByteSize,
+    words::words,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-
-macro_rules! words {
-    ($type:ty { $($variant:path => $word:literal),+ }) => {
-        impl std::fmt::Display for $type {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.pad(match self { $($variant => $word),+ })
-            }
-        }
-        impl std::str::FromStr for $type {
-            type Err = String;
-            fn from_str(text: &str) -> Result<Self, String> {
-                match text {
-                    $($word => Ok($variant),)+
-                    _ => Err(format!("{text:?} is none of {}", [$($word),+].join(", "))),
-                }
-            }
-        }
-    };
-}
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 mod network;
 mod request;
@@ -159,7 +141,8 @@ pub struct Vm {
     pub reason: Option<String>,
     /// Private IPv4 address; none without a network card.
     #[serde(default)]
-    pub ip: Option<String>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub ip: Option<Ipv4Addr>,
     /// Whether the public internet is open to it.
     #[serde(default)]
     pub nat: bool,
@@ -240,9 +223,9 @@ pub struct Vm {
     /// When it will be deleted, if it was given a time to live (RFC 3339, UTC).
     #[serde(default)]
     pub expires_at: Option<String>,
-    /// What was set while it ran and holds from its next start on (`vcpu`, `memory`, `disk_size`).
+    /// Sizes that were set while the VM ran and hold from its next start on.
     #[serde(default)]
-    pub pending: Vec<String>,
+    pub pending: Vec<PendingSize>,
     /// Where the time of the last start went, in order.
     #[serde(default)]
     pub phases: Vec<Phase>,
@@ -250,6 +233,21 @@ pub struct Vm {
     #[serde(default)]
     pub workspace: Option<Workspace>,
 }
+
+/// Size of a VM that takes effect at its next start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum PendingSize {
+    /// Number of virtual processors.
+    Vcpu,
+    /// Guest memory.
+    Memory,
+    /// Size of the work disk.
+    DiskSize,
+}
+
+words!(PendingSize { Self::Vcpu => "vcpu", Self::Memory => "memory", Self::DiskSize => "disk_size" });
 
 /// One step of a start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

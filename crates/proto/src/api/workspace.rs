@@ -1,5 +1,6 @@
 //! Repositories in VMs: what was brought where, and from what.
 
+use crate::words::words;
 use serde::{Deserialize, Serialize};
 
 /// How much of a repository travels.
@@ -14,25 +15,7 @@ pub enum Mode {
     Full,
 }
 
-impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(match self {
-            Self::Overlay => "overlay",
-            Self::Full => "full",
-        })
-    }
-}
-
-impl std::str::FromStr for Mode {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "overlay" => Ok(Self::Overlay),
-            "full" => Ok(Self::Full),
-            _ => Err(format!("{text:?} is none of overlay, full")),
-        }
-    }
-}
+words!(Mode { Self::Overlay => "overlay", Self::Full => "full" });
 
 /// The repository in a VM. Field names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

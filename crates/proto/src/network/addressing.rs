@@ -1,7 +1,7 @@
 //! Where a VM stands: what follows from its id, its network and its number there. Daemon and helper derive it, each by
 //! itself, so that none of it crosses the socket between them.
 
-use super::Cidr;
+use super::{Cidr, MacAddr};
 use crate::{
     helper::{NETWORK_SIZE, NETWORKS},
     name::VmId,
@@ -27,14 +27,9 @@ pub fn gateway(block: Cidr, network: u8) -> Option<Ipv4Addr> {
 }
 
 /// The hardware address of whoever has an IPv4 address here: locally administered, and as unique as the address.
-pub fn mac(address: Ipv4Addr) -> [u8; 6] {
+pub fn mac(address: Ipv4Addr) -> MacAddr {
     let [a, b, c, d] = address.octets();
-    [0x02, 0x62, a, b, c, d]
-}
-
-/// The same as text.
-pub fn mac_text(address: Ipv4Addr) -> String {
-    mac(address).map(|byte| format!("{byte:02x}")).join(":")
+    MacAddr([0x02, 0x62, a, b, c, d])
 }
 
 #[cfg(test)]
@@ -48,7 +43,6 @@ mod tests {
         assert_eq!(gateway(block, 63), Some(Ipv4Addr::new(10, 213, 252, 1)));
         assert_eq!(address(block, 63, 1023), Some(Ipv4Addr::new(10, 213, 255, 255)));
         assert_eq!((address(block, 64, 1), address(block, 0, 1024)), (None, None));
-        assert_eq!(mac(Ipv4Addr::new(10, 213, 0, 5)), [2, 0x62, 10, 213, 0, 5]);
-        assert_eq!(mac_text(Ipv4Addr::new(10, 213, 0, 5)), "02:62:0a:d5:00:05");
+        assert_eq!(mac(Ipv4Addr::new(10, 213, 0, 5)).to_string(), "02:62:0a:d5:00:05");
     }
 }

@@ -38,7 +38,7 @@ impl Guest {
         let block = "10.213.0.0/16".parse().unwrap();
         let address = names::address(block, network, number + 2).unwrap();
         let gateway = names::gateway(block, network).unwrap();
-        let mac = names::mac(address);
+        let mac = names::mac(address).0;
         let name = names::tap(&vm(number));
         let tap = inside.run(move || open_tap(&name));
         let space = NetNamespace::new();

@@ -124,7 +124,7 @@ fn judge_edit(owner: Owner, vm: &VmId, address: Ipv4Addr, edit: &Edit) {
         (Family::Bridge, tap.to_vec())
     } else {
         assert_eq!(edit.set, owner.set(names::OWNERS));
-        (Family::Bridge, banger_netlink::nft::key(&[&tap, &names::mac(address), &address.octets()]))
+        (Family::Bridge, banger_netlink::nft::key(&[&tap, &names::mac(address).0, &address.octets()]))
     };
     assert_eq!(edit.set.family, family);
     match &edit.act {

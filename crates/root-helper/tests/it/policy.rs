@@ -291,7 +291,7 @@ fn what_was_denied_is_remembered_for_each_vm_and_with_it_forgotten() {
     let (noisy, quiet) = (Guest::new(&world, 0, 0), Guest::new(&world, 1, 0));
     // Once in touch with its gateway.
     noisy.reaches(INTERNET, 80);
-    let router = banger_root_helper::names::mac(Ipv4Addr::new(10, 213, 0, 1));
+    let router = banger_root_helper::names::mac(Ipv4Addr::new(10, 213, 0, 1)).0;
     let flood: u16 = 2000;
     for number in 0..flood {
         let [high, low] = number.to_be_bytes();

@@ -63,7 +63,7 @@ fn a_guest_that_is_not_itself_gets_nowhere() {
     other.reaches(INTERNET, 80);
     let (outside, beside) = (Sniffer::new(&world.outside), Sniffer::new(&other.space));
     let gateway = Ipv4Addr::new(10, 213, 0, 1);
-    let router = names::mac(gateway);
+    let router = names::mac(gateway).0;
     let (me, my_mac) = (guest.address, guest.mac);
     // Each goes somewhere else, so that the one that gets through is known.
     let to = |number: u8| Ipv4Addr::new(9, 9, 7, number);

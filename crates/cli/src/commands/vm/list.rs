@@ -65,7 +65,7 @@ pub(super) fn render(vms: &[Vm]) -> String {
                 vm.state.to_string(),
                 vm.image.to_string(),
                 vmm(vm).unwrap_or_else(|| "-".into()),
-                vm.ip.clone().unwrap_or_else(|| "-".into()),
+                vm.ip.map_or_else(|| "-".into(), |ip| ip.to_string()),
                 vm.vcpu.to_string(),
                 vm.memory.to_string(),
                 vm.disk_size.to_string(),

@@ -53,7 +53,7 @@ fn render(vm: &Vm) -> String {
         ("id", Some(vm.id.to_string())),
         ("state", Some(vm.state.to_string())),
         ("reason", vm.reason.clone()),
-        ("ip", vm.ip.clone()),
+        ("ip", vm.ip.map(|ip| ip.to_string())),
         ("network", vm.network.as_ref().map(ToString::to_string)),
         ("internet", Some(if vm.nat { "open" } else { "closed" }.to_owned())),
         ("allowed", listed(&vm.allow)),
@@ -78,7 +78,7 @@ fn render(vm: &Vm) -> String {
         ("started", vm.started_at.as_deref().map(since)),
         ("last used", vm.last_used_at.as_deref().map(since)),
         ("will be deleted", vm.expires_at.clone()),
-        ("at next start", (!vm.pending.is_empty()).then(|| format!("{} as set", vm.pending.join(", ")))),
+        ("at next start", listed(&vm.pending).map(|sizes| format!("{sizes} as set"))),
         ("boot id", vm.boot_id.clone()),
         ("boot state", vm.boot_state.clone()),
     ]);

@@ -1,18 +1,18 @@
-//! What kernels can be had by name, as the catalogs say it at one moment.
+//! Kernels offered by the catalogs at one moment.
 //!
-//! A pull fails where a catalog that cannot be read might have replaced what it finds; a listing shows what there is and
-//! says what is missing.
+//! A pull fails where an unreadable catalog might have replaced what it finds; a listing shows what there is and says
+//! what is missing.
 
 use crate::images::catalogs::{KernelOffers, Snapshot};
 use banger_artifacts::kernel::{Catalog, CatalogEntry};
 use banger_proto::{api::artifact::KernelCatalog, failure::Failure, name::KernelName};
 use std::sync::Arc;
 
-/// What the catalogs say at one moment, the one that decides first.
+/// State of the kernel catalogs at one moment, highest precedence first.
 #[derive(Debug)]
 pub(super) struct Offers(Snapshot<CatalogEntry>);
 
-/// An entry and the catalog it stands in.
+/// Entry and the catalog it is in.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offer<'a> {
     pub(super) location: &'a str,
@@ -20,19 +20,19 @@ pub(super) struct Offer<'a> {
 }
 
 impl KernelOffers {
-    /// All there is, as [`Self::read`] has it.
+    /// All catalogs, as [`Self::read`] returns them.
     pub(super) async fn offers(&self) -> Offers {
         Offers(self.read().await)
     }
 
-    /// The same, as [`Self::at_hand`] has it.
+    /// All catalogs, as [`Self::at_hand`] returns them.
     pub(super) async fn offers_at_hand(&self) -> Offers {
         Offers(self.at_hand().await)
     }
 }
 
 impl Offers {
-    /// The entry `name` for this host's processor. Fails when a catalog that goes before it cannot be read.
+    /// Finds the entry `name` for this host's processor. Fails when a catalog of higher precedence cannot be read.
     pub(super) fn find(&self, name: &KernelName) -> Result<Option<Offer<'_>>, Failure> {
         for (location, catalog) in &self.0 {
             match catalog {
@@ -47,12 +47,12 @@ impl Offers {
         Ok(None)
     }
 
-    /// The same, of the catalogs that can be read.
+    /// Finds the entry `name` in the readable catalogs.
     pub(super) fn look_up(&self, name: &KernelName) -> Option<Offer<'_>> {
         self.all().into_iter().find(|offer| offer.entry.name == *name)
     }
 
-    /// Everything there is for this host's processor in the catalogs that can be read, by name.
+    /// Lists all entries for this host's processor in the readable catalogs, by name.
     pub(super) fn all(&self) -> Vec<Offer<'_>> {
         let mut all: Vec<Offer<'_>> = Vec::new();
         for (location, catalog) in &self.0 {
@@ -67,7 +67,7 @@ impl Offers {
         all
     }
 
-    /// Which catalogs there are and how they are.
+    /// Lists the catalogs and their state.
     pub(super) fn catalogs(&self) -> Vec<KernelCatalog> {
         let here = |catalog: &Catalog| catalog.entries().iter().filter(|e| e.arch == std::env::consts::ARCH).count();
         let describe = |(location, catalog): &(String, Result<Arc<Catalog>, Failure>)| KernelCatalog {
@@ -80,7 +80,7 @@ impl Offers {
 }
 
 impl Offer<'_> {
-    /// A catalog with this entry only.
+    /// Catalog with only this entry.
     pub(super) fn alone(&self) -> Catalog {
         std::iter::once(self.entry.clone()).collect()
     }

@@ -14,11 +14,11 @@ use banger_proto::{api::artifact, failure::Failure, name::KernelName, size::Byte
 use std::sync::Arc;
 
 impl ImageService {
-    /// The kernels on this host, damaged ones too; with `available` also what the catalogs offer. By name.
+    /// Lists the kernels on this host, damaged ones included, and with `available` those the catalogs offer, by name.
     pub(crate) async fn list_kernels(&self, available: bool) -> Result<Vec<artifact::Kernel>, Failure> {
         let kernels = self.kernels.clone();
         let listing = off_thread(move || kernels.list()).await.map_err(Explain::explain)?;
-        // Descriptions come from the catalogs; a plain listing does not wait for a server to have them.
+        // Only the descriptions come from the catalogs: a plain listing does not wait for a server.
         let offers =
             if available { self.kernel_offers.offers().await } else { self.kernel_offers.offers_at_hand().await };
         let mut shown = Vec::new();
@@ -38,7 +38,7 @@ impl ImageService {
         Ok(shown)
     }
 
-    /// One kernel, on this host or in a catalog; with `verify` every byte of it is looked at.
+    /// Shows one kernel, on this host or in a catalog; with `verify` every byte of it is checked.
     pub(crate) async fn show_kernel(&self, name: &KernelName, verify: bool) -> Result<artifact::Kernel, Failure> {
         let (kernels, wanted) = (self.kernels.clone(), name.clone());
         let kernel = match off_thread(move || kernels.get(&wanted)).await {
@@ -49,7 +49,7 @@ impl ImageService {
             }
             Err(error) => return self.broken(name, error, &self.kernel_offers.offers_at_hand().await).await,
         };
-        // What is here is shown without waiting for a server.
+        // A kernel on this host is shown without waiting for a server.
         let offers = self.kernel_offers.offers_at_hand().await;
         let mut shown = self.here(kernel.clone(), &offers).await?;
         if verify {
@@ -60,7 +60,7 @@ impl ImageService {
         Ok(shown)
     }
 
-    /// Names (ids where there is none) of the images that recommend a kernel.
+    /// Names of the images that recommend a kernel; ids of those without a name.
     pub(super) async fn images_of_kernel(&self, name: &KernelName) -> Result<Vec<String>, Failure> {
         let images = self.images.clone();
         let images = off_thread(move || images.list()).await.map_err(Explain::explain)?;
@@ -100,7 +100,7 @@ impl ImageService {
         })
     }
 
-    /// A kernel whose manifest or image cannot be read: nothing else is known of it.
+    /// API form of a kernel whose manifest or image cannot be read, so that nothing else is known.
     async fn broken(
         &self,
         name: &KernelName,
@@ -120,12 +120,12 @@ impl ImageService {
     }
 }
 
-/// The catalog's bundle is another one than the one that was pulled.
+/// Whether the catalog's bundle differs from the one that was pulled.
 fn is_outdated(source: &Provenance, offered: Option<&Bundle>) -> bool {
     matches!((source, offered), (Provenance::Bundle { sha256, .. }, Some(bundle)) if *sha256 != bundle.sha256)
 }
 
-/// Reads all of it: how its bytes differ from what its manifest describes, without repeating that they do.
+/// Reads all files of a kernel and says how they differ from its manifest, without repeating that they do.
 pub(super) async fn modification(kernel: Kernel, operation: &Operation) -> Option<String> {
     let verified = blocking(Arc::new(operation.clone()), operation.cancel(), move |job| kernel.verify(&job));
     let error = verified.await.err()?;
@@ -146,7 +146,7 @@ fn offered(offer: Offer<'_>) -> artifact::Kernel {
     }
 }
 
-/// A source in a word or two, as the manifest of a kernel pulled from it will say it, as far as that is known.
+/// Short name of a source, in the words the manifest of a kernel pulled from it will use, as far as they are known.
 fn would_come_from(source: &Source) -> Option<String> {
     match source {
         Source::Bundle(bundle) => Some(format!("bundle {}", bundle.address)),

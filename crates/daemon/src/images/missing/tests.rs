@@ -47,7 +47,7 @@ async fn a_lost_images_own_name_leads_to_no_strangers() {
     );
     // What its source is called comes from there again.
     assert_eq!(service.proper_name(&"usual".parse().unwrap()).await.unwrap(), usual);
-    service.know_what_goes("mine").await.unwrap();
+    service.ensure_deletable("mine").await.unwrap();
     // Given up, it may mean something else.
     service.delete_image("mine", &silent).await.unwrap();
     assert_eq!(service.proper_name(&mine).await.unwrap().as_str(), "mine:latest");

@@ -63,7 +63,7 @@ fn kernel() -> KernelName {
 /// Waits until somebody waits to take something away: a writer that waits lets no reader in.
 async fn somebody_waits(service: &ImageService) {
     let waits = async {
-        while service.custody.try_read().is_ok() {
+        while service.removal_lock.try_read().is_ok() {
             tokio::task::yield_now().await;
         }
     };
@@ -140,14 +140,14 @@ async fn nobody_waits_for_somebody_who_waits_to_change_an_image() {
     let (silent, kernel) = (Operation::silent(), kernel());
     let (name, claim) = ("my".parse().unwrap(), Claim::own(false));
     let turn = turn(&service, &id);
-    let custody = service.claim(&name, &id, &claim).await.unwrap();
-    let recommending = service.recommending(&id, &kernel, (&name, &claim), &silent);
+    let removal_lock = service.claim(&name, &id, &claim).await.unwrap();
+    let recommending = service.recommend_kernel(&id, &kernel, (&name, &claim), &silent);
     let busy = tokio::time::timeout(Duration::from_secs(60), recommending).await.expect("nothing is waited for");
     assert!(busy.unwrap().is_none());
     drop(turn);
-    let image = service.recommending(&id, &kernel, (&name, &claim), &silent).await.unwrap();
+    let image = service.recommend_kernel(&id, &kernel, (&name, &claim), &silent).await.unwrap();
     assert_eq!(image.unwrap().manifest.kernel, Some(kernel));
-    drop(custody);
+    drop(removal_lock);
 }
 
 #[tokio::test]
@@ -199,10 +199,10 @@ async fn an_image_without_a_name_is_meant_by_its_id() {
     let silent = Operation::silent();
     service.store.unname_image(&id).await.unwrap();
     let typed: ImageName = id.as_str().parse().unwrap();
-    service.know_image(&typed).await.unwrap();
+    service.ensure_image_known(&typed).await.unwrap();
     for length in [1, 7, id.as_str().len()] {
         let part: ImageName = id.as_str()[..length].parse().unwrap();
-        service.know_image(&part).await.unwrap();
+        service.ensure_image_known(&part).await.unwrap();
         assert_eq!(service.proper_name(&part).await.unwrap(), typed, "{part}");
         assert_eq!(service.image(&part, None, &silent).await.unwrap().manifest.id, id, "{part}");
         assert_eq!(service.resolve(part.as_str()).await.unwrap(), id, "{part}");
@@ -256,10 +256,10 @@ async fn a_name_of_what_is_gone_is_free() {
     let (service, id) = service(dir.path()).await;
     let (name, silent) = ("my".parse().unwrap(), Operation::silent());
     let pulled = Claim::pulled("a:1".into(), true, false);
-    assert_eq!(service.may_take(&name, None, &pulled).await.unwrap_err().code, Code::Conflict);
-    assert_eq!(service.may_take(&name, None, &Claim::own(false)).await.unwrap_err().code, Code::AlreadyExists);
+    assert_eq!(service.check_name_free(&name, None, &pulled).await.unwrap_err().code, Code::Conflict);
+    assert_eq!(service.check_name_free(&name, None, &Claim::own(false)).await.unwrap_err().code, Code::AlreadyExists);
     service.images.delete(&id, &Cancel::default()).unwrap();
-    service.may_take(&name, None, &pulled).await.unwrap();
+    service.check_name_free(&name, None, &pulled).await.unwrap();
     let gone = service.give_name(&name, &id, &pulled, &silent).await.unwrap_err();
     assert!(gone.message.contains("was deleted meanwhile"), "{gone}");
 }

@@ -1,18 +1,23 @@
-//! DNS messages (RFC 1035), as far as a resolver in between needs them: the question, short answers of its own, and the
-//! addresses in an answer of others.
+//! DNS messages (RFC 1035), as far as a forwarding resolver needs them: the question, short answers of its own, and the
+//! addresses in other servers' answers.
 //!
-//! Nothing is read past the bytes there are, no name is followed for longer than a name can be, and what is not
-//! understood is no message.
+//! Nothing is read past the end of the message, no name is followed beyond the longest a name can be, and a message that
+//! cannot be parsed is dropped.
+//!
+//! Own code instead of `hickory-proto`, because the resolver mostly forwards. A query is passed on byte by byte under another
+//! id, and an answer with nothing but its TTLs lowered in place: options and record types unknown here survive without being
+//! decoded and encoded again. Compressed names are skipped and never expanded, so no pointer of a hostile peer is followed.
+//! Answers of its own have only A and PTR records. What a guest can make the daemon parse is this file, and it is fuzzed.
 
 use std::net::Ipv4Addr;
 
 const HEADER: usize = 12;
 /// Longest name, in bytes of text.
 const MAX_NAME: usize = 255;
-/// Records of an answer that are looked at.
+/// Most records of an answer that are examined.
 const MAX_RECORDS: usize = 256;
 
-/// A record's or question's type.
+/// Type of a record or question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kind(u16);
 
@@ -21,7 +26,7 @@ impl Kind {
     pub(super) const PTR: Self = Self(12);
 }
 
-/// A question's class.
+/// Class of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Class(u16);
 
@@ -29,7 +34,7 @@ impl Class {
     pub(super) const INTERNET: Self = Self(1);
 }
 
-/// How it went.
+/// Response code (RCODE).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rcode {
     NoError = 0,
@@ -38,22 +43,22 @@ pub(super) enum Rcode {
     Refused = 5,
 }
 
-/// A message with one question.
+/// Message with one question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Query<'a> {
     id: [u8; 2],
     flags: u16,
-    /// The question as it stands in the message.
+    /// The question section, as in the message.
     question: &'a [u8],
-    /// The name asked for: lower case, without a last dot. A byte that is no part of a host's name stands as a character
-    /// that no name of ours has.
+    /// The queried name: lower case, without a final dot. A byte that no host name has is replaced by a character that
+    /// no name known here has.
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) class: Class,
 }
 
 impl<'a> Query<'a> {
-    /// `None` for what is no message with exactly one question.
+    /// Parses a message; `None` unless it is well-formed with exactly one question.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         if word(bytes, 4)? != 1 {
             return None;
@@ -70,24 +75,24 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// Whether it asks (and is a standard query) instead of answering.
+    /// Whether it is a standard query and not a response.
     pub(super) fn is_query(&self) -> bool {
         self.flags & 0xf800 == 0
     }
 
-    /// Whether `other` answers this very question.
+    /// Whether `other` is a response to this question.
     pub(super) fn is_answered_by(&self, other: &Self) -> bool {
         other.flags & 0x8000 != 0 && self.question.eq_ignore_ascii_case(other.question)
     }
 
-    /// An answer of ours: with authority, where it says what is or is not.
+    /// Builds an answer: authoritative where it says what exists and what does not.
     pub(super) fn answer(&self, rcode: Rcode, records: &[Record]) -> Vec<u8> {
         const AUTHORITATIVE: u16 = 0x0400;
         let authority = if matches!(rcode, Rcode::NoError | Rcode::NoSuchName) { AUTHORITATIVE } else { 0 };
         self.message(authority | rcode as u16, records)
     }
 
-    /// Says that the answer has no room in a packet: who asked asks again over TCP.
+    /// Builds a truncated answer, which makes the client ask again over TCP.
     pub(super) fn cut(&self) -> Vec<u8> {
         const TRUNCATED: u16 = 0x0200;
         self.message(TRUNCATED | Rcode::NoError as u16, &[])
@@ -105,7 +110,7 @@ impl<'a> Query<'a> {
         }
         bytes.extend_from_slice(self.question);
         for record in records {
-            // The name is the question's: a pointer to where that stands.
+            // The name is a compression pointer to the question's.
             bytes.extend([0xc0, 12]);
             bytes.extend(record.kind.0.to_be_bytes());
             bytes.extend(Class::INTERNET.0.to_be_bytes());
@@ -117,7 +122,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// A record about the name that was asked for.
+/// Record about the queried name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Record {
     kind: Kind,
@@ -130,7 +135,7 @@ impl Record {
         Self { kind: Kind::A, ttl, data: address.octets().to_vec() }
     }
 
-    /// `name` has labels of at most 63 bytes.
+    /// Record with a name as its data; `name` has labels of at most 63 bytes.
     pub(super) fn ptr(name: &str, ttl: u32) -> Self {
         let mut data = Vec::new();
         for label in name.split('.') {
@@ -142,7 +147,7 @@ impl Record {
     }
 }
 
-/// Reads a message as a question and as an answer, for [`crate::fuzzing`].
+/// Parses a message as a question and as an answer, for fuzzing.
 pub(crate) fn read_as_any(bytes: &[u8]) {
     if let Some(query) = Query::parse(bytes) {
         let answer = query.answer(Rcode::NoSuchName, &[]);
@@ -153,7 +158,7 @@ pub(crate) fn read_as_any(bytes: &[u8]) {
     assert!(addresses(bytes).len() <= MAX_RECORDS);
 }
 
-/// The IPv4 addresses in the answers of a message, with the time they are good for.
+/// IPv4 addresses in the answers of a message, with their TTLs in seconds.
 pub(super) fn addresses(bytes: &[u8]) -> Vec<(Ipv4Addr, u32)> {
     let of = |answer: Answer| {
         let octets = <[u8; 4]>::try_from(bytes.get(answer.data())?).ok()?;
@@ -162,19 +167,19 @@ pub(super) fn addresses(bytes: &[u8]) -> Vec<(Ipv4Addr, u32)> {
     answers(bytes).into_iter().filter_map(of).collect()
 }
 
-/// Whether every answer of a message was looked at.
+/// Whether all answers of a message were examined.
 pub(super) fn is_whole(bytes: &[u8]) -> bool {
     word(bytes, 6).is_some_and(|count| answers(bytes).len() == usize::from(count))
 }
 
-/// Makes every answer of a message good for at most so many seconds.
+/// Lowers the TTL of every answer to at most `most` seconds.
 pub(super) fn limit_ttl(bytes: &mut [u8], most: u32) {
     for answer in answers(bytes).into_iter().filter(|answer| answer.ttl > most) {
         bytes[answer.at + 4..answer.at + 8].copy_from_slice(&most.to_be_bytes());
     }
 }
 
-/// One record of an answer: where what follows its name begins, and what that says.
+/// Position and header fields of one answer record; `at` is where its name ends.
 struct Answer {
     at: usize,
     kind: Kind,
@@ -189,7 +194,7 @@ impl Answer {
     }
 }
 
-/// The answers of a message. What cannot be read ends the list.
+/// Answers of a message, up to the first that cannot be read.
 fn answers(bytes: &[u8]) -> Vec<Answer> {
     let mut found = Vec::new();
     let _ = collect(bytes, &mut found);
@@ -214,7 +219,7 @@ fn collect(bytes: &[u8], found: &mut Vec<Answer>) -> Option<()> {
     Some(())
 }
 
-/// The address that a name of `in-addr.arpa` stands for.
+/// The address a name of `in-addr.arpa` stands for.
 pub(super) fn reverse(name: &str) -> Option<Ipv4Addr> {
     let mut octets = [0; 4];
     let mut labels = name.strip_suffix(".in-addr.arpa")?.split('.');
@@ -228,7 +233,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-/// An uncompressed name, which a question's is, and where it ends.
+/// Reads an uncompressed name, as a question has it; returns where it ends.
 fn name(bytes: &[u8], mut at: usize) -> Option<(String, usize)> {
     let mut text = String::new();
     loop {
@@ -252,7 +257,7 @@ fn name(bytes: &[u8], mut at: usize) -> Option<(String, usize)> {
     }
 }
 
-/// Where a name that may end in a pointer ends.
+/// Skips a name that may end in a compression pointer; returns where it ends.
 fn skip_name(bytes: &[u8], mut at: usize) -> Option<usize> {
     let start = at;
     loop {

@@ -79,7 +79,7 @@ impl World {
                 let shared = Arc::downgrade(&self.network.shared);
                 forward(&shared, &self.upstream, &self.guest, &bytes, &rules, stream).await.unwrap()
             }
-            Verdict::Nothing => panic!("it is a query"),
+            Verdict::Drop => panic!("it is a query"),
         }
     }
 

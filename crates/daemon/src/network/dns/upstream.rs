@@ -1,6 +1,6 @@
-//! The host's resolvers, as `/etc/resolv.conf` names them now: a host that moves or starts a VPN writes another.
+//! The host's resolvers, as `/etc/resolv.conf` names them now: the file changes when the host moves or starts a VPN.
 //!
-//! They are asked from the host's own network, so a stub on 127.0.0.53 is as good as any.
+//! They are asked from the host's own network, so a stub resolver on 127.0.0.53 works too.
 
 use super::{at_port_53, message::Query};
 use crate::random;
@@ -20,14 +20,14 @@ use tokio::{
 
 /// How long one resolver may take before the next is asked.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Resolvers that are asked for one question.
+/// Most resolvers asked for one query.
 const MAX_TRIES: usize = 3;
 /// Largest `resolv.conf` that is read, in bytes.
 const MAX_FILE: u64 = 64 << 10;
-/// Largest answer over UDP.
+/// Largest answer over UDP, in bytes.
 const MAX_ANSWER: usize = 4096;
 
-/// Whom to ask.
+/// The resolvers to ask.
 #[derive(Debug)]
 pub(super) struct Upstream {
     fixed: Vec<SocketAddr>,
@@ -42,12 +42,12 @@ struct Known {
 }
 
 impl Upstream {
-    /// These, or, when there are none, the host's.
+    /// Uses these resolvers or, when there are none, the host's.
     pub(super) fn new(fixed: Vec<SocketAddr>) -> Self {
         Self { fixed, file: "/etc/resolv.conf".into(), known: Mutex::default() }
     }
 
-    /// The answer to a query, under the query's id; `None` when nobody answers.
+    /// Answers a query, under the query's id; `None` when no resolver answers.
     pub(super) async fn ask(&self, query: &[u8], stream: bool) -> Option<Vec<u8>> {
         let id = u16::from_str_radix(&random::hex(2), 16).ok()?.to_be_bytes();
         let asked = [&id[..], query.get(2..)?].concat();
@@ -84,19 +84,19 @@ fn read(file: &Path) -> Vec<SocketAddr> {
     parse(&fs::read_to_string(file).unwrap_or_default())
 }
 
-/// The resolvers a `resolv.conf` names; without one it is the host itself (resolv.conf(5)).
+/// Resolvers in a `resolv.conf`; without any, the host itself (resolv.conf(5)).
 fn parse(text: &str) -> Vec<SocketAddr> {
     let of = |line: &str| {
         let mut words = line.split_whitespace();
         let address = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
-        // A scope says through which interface; the kernel finds the others.
+        // The zone (`%eth0`) is dropped: the kernel finds the interface of other addresses by itself.
         address.split('%').next()?.parse::<IpAddr>().ok().map(at_port_53)
     };
     let named: Vec<_> = text.lines().filter_map(of).collect();
     if named.is_empty() { vec![at_port_53(Ipv4Addr::LOCALHOST.into())] } else { named }
 }
 
-/// Whether it is the answer to this and not somebody's guess.
+/// Whether an answer belongs to this query and is not somebody's guess.
 fn answers(query: &[u8], answer: &[u8]) -> bool {
     let both = Query::parse(query).zip(Query::parse(answer));
     query.get(..2) == answer.get(..2) && both.is_some_and(|(query, answer)| query.is_answered_by(&answer))
@@ -107,7 +107,7 @@ async fn over_udp(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let socket = UdpSocket::bind(any).await?;
     socket.connect(resolver).await?;
     socket.send(query).await?;
-    // One that is longer shows.
+    // One byte more shows an answer that is too long.
     let mut buffer = vec![0; MAX_ANSWER + 1];
     loop {
         let length = socket.recv(&mut buffer).await?;
@@ -115,7 +115,7 @@ async fn over_udp(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
             if length > MAX_ANSWER
                 && let Some(asked) = Query::parse(query)
             {
-                // What is here of it cannot be read to its end. Over TCP there is room.
+                // The rest of the truncated answer is missing. Over TCP it fits.
                 return Ok(asked.cut());
             }
             buffer.truncate(length);

@@ -1,4 +1,4 @@
-//! Trying again what has failed, until it is done or nobody needs it.
+//! Retries of what failed, until it succeeds or nobody needs it.
 
 use super::{HelperError, RETRY, ready};
 use crate::network::Shared;
@@ -9,20 +9,20 @@ use std::{
 };
 use tokio::time::sleep;
 
-/// Brings back what is missing, if a VM needs it.
+/// Starts what is missing of the network, if a VM needs it.
 pub(super) fn once(shared: Arc<Shared>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         let mut slot = shared.live.lock().await;
         if !shared.guests.is_empty()
-            && let Err(reason) = ready(&shared, &mut slot).await
+            && let Err(error) = ready(&shared, &mut slot).await
         {
-            tracing::error!(reason, "the VMs' network is not as it should be; it is tried again");
+            tracing::error!(reason = error.to_string(), "the VMs' network is not as it should be; it is tried again");
         }
     })
 }
 
-/// Does so again and again, after pauses that grow, until everything is there. One such at a time: `shared.live` must be
-/// locked.
+/// Retries [`once`] after growing pauses until the network is running. Only one such task runs at a time; the caller
+/// holds `shared.live`.
 pub(super) fn until_ready(shared: &Arc<Shared>) {
     if shared.retrying.swap(true, Ordering::Relaxed) {
         return;
@@ -44,7 +44,7 @@ pub(super) fn until_ready(shared: &Arc<Shared>) {
     });
 }
 
-/// Puts VMs on the network whom the helper refused when it began, until it takes them or they are gone.
+/// Retries to attach the VMs that the helper refused when it started, until it accepts them or they are gone.
 pub(super) async fn attach_refused(shared: Weak<Shared>, mut refused: Vec<VmId>) {
     let mut pause = RETRY.0;
     while !refused.is_empty() {
@@ -59,7 +59,7 @@ pub(super) async fn attach_refused(shared: Weak<Shared>, mut refused: Vec<VmId>)
             match live.attach(&shared, &guest).await {
                 Ok(()) => tracing::info!(vm = %guest.name, "a VM's network is as it should be"),
                 Err(HelperError::Refused(_)) => still.push(vm),
-                // The next helper is told of everybody.
+                // The next helper is told of every VM.
                 Err(HelperError::Broken(_)) => return,
             }
         }
@@ -67,7 +67,7 @@ pub(super) async fn attach_refused(shared: Weak<Shared>, mut refused: Vec<VmId>)
     }
 }
 
-/// Has what belongs to no VM removed, until the helper does it: it refused to. Bridges go along that nobody stands on.
+/// Retries to remove what belongs to no VM, which the helper refused before. Bridges without a VM are removed with it.
 pub(super) fn remove_strays(shared: &Arc<Shared>) {
     let shared = Arc::downgrade(shared);
     tokio::spawn(async move {
@@ -77,18 +77,19 @@ pub(super) fn remove_strays(shared: &Arc<Shared>) {
             pause = (pause * 2).min(RETRY.1);
             let Some(shared) = shared.upgrade() else { return };
             let mut slot = shared.live.lock().await;
-            // The end of the network takes everything with it, and a helper that starts is told who may have something.
+            // Nothing to do: the end of the network removes everything, and a helper that starts is told which VMs
+            // exist.
             let Some(live) = slot.as_mut().filter(|_| shared.guests.has_strays()) else { return };
             let guests = shared.guests.all();
             if guests.is_empty() {
-                // It ends in a while, or another VM comes.
+                // Either the network ends in a while, or another VM comes.
                 continue;
             }
             let vms = guests.iter().map(|guest| guest.vm.clone()).collect();
-            // Before it is known how far the helper comes: a bridge that is there still is made again without harm.
+            // Done before the outcome is known: a bridge that is still there is made again without harm.
             live.networks.retain(|network| *network == 0 || guests.iter().any(|guest| guest.slot.network == *network));
             match live.tell(&Request::Reconcile { vms }).await {
-                Ok(()) => return shared.guests.no_strays(),
+                Ok(()) => return shared.guests.clear_strays(),
                 Err(error) => tracing::warn!(%error, "what is left of a VM's network cannot be removed"),
             }
         }

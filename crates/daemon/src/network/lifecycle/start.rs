@@ -1,4 +1,4 @@
-//! Starting what is missing of the network, around what is still there.
+//! Starts what is missing of the network, around what still runs.
 
 use super::{HelperError, Live, RETRY, retry, watch::watch};
 use crate::{
@@ -24,7 +24,7 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
                 None => None,
             };
             let pasta = known.and_then(|record| record.pasta).filter(ProcessIdentity::alive);
-            // The way out is still there if the namespace is the same.
+            // The uplink still works if the namespace is the same.
             let kept = pasta.filter(|_| member.is_some());
             if kept.is_none() {
                 pasta.into_iter().for_each(holder::end);
@@ -32,7 +32,7 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
             holder::hold(&shared.helper, &shared.state, member, kept).await?
         }
     };
-    // Before anything else that may fail: it may have been begun when there should be one.
+    // Closed before anything else may fail: the uplink may be from a time when the configuration had one.
     if shared.settings.uplink != Uplink::Auto {
         close(&mut record, &shared.state).await?;
     }
@@ -58,9 +58,9 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
     let vms = guests.iter().map(|guest| guest.vm.clone()).collect();
     live.tell(&Request::Reconcile { vms }).await.map_err(HelperError::into_io)?;
     failpoint::hit("network.reconciled").await;
-    shared.guests.no_strays();
+    shared.guests.clear_strays();
     if guests.is_empty() {
-        // Reconciling with nobody takes the tables away too.
+        // Reconciling with no VM also removes the tables.
         live.networks.clear();
         live.ensure(shared, 0).await.map_err(HelperError::into_io)?;
         failpoint::hit("network.ensured").await;
@@ -70,7 +70,7 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
         match live.attach(shared, guest).await {
             Ok(()) => failpoint::hit("network.placed").await,
             Err(HelperError::Refused(reason)) => {
-                // It has the rules that it had, and the others are not to be without theirs for it.
+                // The VM keeps its old rules; the others must not go without theirs because of it.
                 tracing::error!(vm = %guest.name, reason, "a VM's network is not as it should be; it is tried again");
                 refused.push(guest.vm.clone());
             }
@@ -85,7 +85,7 @@ pub(super) async fn start(shared: &Arc<Shared>, old: Option<Live>) -> io::Result
     Ok(live)
 }
 
-/// Ends the way out.
+/// Ends the uplink.
 pub(super) async fn close(record: &mut Record, state: &Path) -> io::Result<()> {
     let Some(pasta) = record.pasta.take() else { return Ok(()) };
     holder::end(pasta);
@@ -93,7 +93,7 @@ pub(super) async fn close(record: &mut Record, state: &Path) -> io::Result<()> {
     record.write(state)
 }
 
-/// A process that is in the namespace still, now that its holder is gone.
+/// Finds a process that is still in the namespace now that its holder is gone.
 async fn member(shared: &Shared, namespace: u64, helper: Option<ProcessIdentity>) -> Option<ProcessIdentity> {
     let rows = shared.store.vms().await.unwrap_or_default();
     let monitors = rows.iter().filter_map(|row| row.run.vmm_process);

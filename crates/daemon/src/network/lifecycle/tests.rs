@@ -56,7 +56,7 @@ async fn a_bridge_that_may_be_gone_is_not_taken_for_there() {
     *shared.live.lock().await = Some(live);
     let [stays, gone] = [guests::tests::guest("a", 1, 2), guests::tests::guest("b", 2, 2)];
     shared.guests.insert(stays.clone());
-    shared.guests.stray(&gone.vm);
+    shared.guests.mark_stray(&gone.vm);
     retry::remove_strays(shared);
     wait("somebody to ask", async || !asked.lock().unwrap().is_empty()).await;
     // It has its answer when it lets go.
@@ -79,7 +79,7 @@ async fn nobody_leaves_before_it_is_known_who_is_there() {
     let first = guests::tests::guest("a", 0, 2);
     shared.guests.insert(first.clone());
     detach(shared, &first.vm).await.unwrap();
-    leave(shared).await;
+    stop_if_unused(shared).await;
     assert!(process.alive() && Record::read(&shared.state).unwrap().is_some());
     // It did not come: nobody needs the network.
     take_over(shared).await;

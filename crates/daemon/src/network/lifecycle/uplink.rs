@@ -1,10 +1,11 @@
-//! The way out: pasta, started when it is missing and when it ends.
+//! The uplink: pasta, started when it is missing and again when it ends.
 
 use super::{Live, RETRY, ended};
 use crate::{
     network::{Shared, Uplink, holder},
     process::ProcessIdentity,
 };
+use banger_artifacts::program::Program;
 use std::{
     io,
     pin::Pin,
@@ -17,22 +18,22 @@ use tokio::{
 };
 
 impl Live {
-    /// Starts the way out if there should be one and is none.
+    /// Starts the uplink if there should be one and is none.
     pub(super) async fn uplink(&mut self, shared: &Arc<Shared>) {
         if shared.settings.uplink != Uplink::Auto {
             return;
         }
         if let Some(pasta) = self.record.pasta.filter(ProcessIdentity::alive) {
-            // One that an earlier helper's time, or an earlier daemon, has left.
+            // The process is from the time of an earlier helper or daemon.
             if self.followed != Some(pasta) {
                 self.follow(shared, pasta, None);
             }
             return;
         }
-        // Those who saw an earlier one end are done.
+        // Tasks that watched earlier processes are done.
         self.tasks.retain(|task| !task.is_finished());
         self.attempts += 1;
-        let started = match holder::find("pasta") {
+        let started = match Program::find("pasta") {
             Some(program) => holder::uplink(&program, &mut self.record, &shared.state).await,
             None => Err(io::Error::new(io::ErrorKind::NotFound, "pasta is not installed")),
         };
@@ -58,7 +59,7 @@ impl Live {
     }
 }
 
-/// Starts pasta again when it ends. One that was up for a while is started again at once.
+/// Starts pasta again when it ends: at once if it ran for a while.
 async fn follow_pasta(
     shared: Weak<Shared>,
     attempt: u64,
@@ -67,7 +68,7 @@ async fn follow_pasta(
     retry: Duration,
 ) {
     let began = tokio::time::Instant::now();
-    // In a task of its own: pasta goes on, and says things, when this one ends with the network's helper.
+    // A task of its own: pasta and its output outlive this task, which ends with the network's helper.
     let words = child.map(|child| tokio::spawn(holder::drain_stderr(child)));
     ended(pasta).await;
     let words = match words {
@@ -82,11 +83,11 @@ async fn follow_pasta(
 async fn again(shared: Weak<Shared>, attempt: u64, pause: Duration, afresh: bool) {
     sleep(pause).await;
     let Some(shared) = shared.upgrade() else { return };
-    // From a task of its own: this one ends with the network it belongs to.
+    // A task of its own: this one ends with the network it belongs to.
     tokio::spawn(try_uplink(shared, attempt, afresh));
 }
 
-/// Starts the way out, if there is a network and this was its last attempt: whoever made a later one sees to it.
+/// Starts the uplink, if the network is running and no later attempt was made.
 fn try_uplink(shared: Arc<Shared>, attempt: u64, afresh: bool) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
         if let Some(live) = shared.live.lock().await.as_mut().filter(|live| live.attempts == attempt) {
@@ -108,7 +109,7 @@ mod tests {
         let (_temp, network) = tests::network(Uplink::None);
         let (helper, _theirs) = helper::tests::silent();
         let mut live = tests::live(helper);
-        // Twice more than a pipe has room for.
+        // Twice the capacity of a pipe.
         let talks = "head -c 200000 /dev/zero >&2";
         let waits = "until test -e more; do sleep 0.05; done";
         let (place, mut record, program) =
@@ -117,7 +118,7 @@ mod tests {
         let pasta = record.pasta.unwrap();
         live.follow(&network.shared, pasta, Some(child));
         tests::wait("it to have said all", async || place.path().join("said").exists()).await;
-        // Without whoever followed it too.
+        // The same without the task that watched it.
         live.end_tasks().await;
         std::fs::write(place.path().join("more"), "").unwrap();
         tests::wait("it to have said more", async || place.path().join("again").exists()).await;

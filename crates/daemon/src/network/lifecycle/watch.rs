@@ -1,4 +1,4 @@
-//! What is noticed by itself: the end of a process, and another network around this host.
+//! Watches the network's processes and the host's own network.
 
 use super::{AGAIN, HelperError, LOOK, RETRY, SETTLE, ended, retry};
 use crate::{
@@ -15,7 +15,7 @@ use std::{
 };
 use tokio::time::{sleep, timeout};
 
-/// Mends the network when its holder or helper ends, and follows the host's own network.
+/// Replaces the network's holder or helper when it ends, and follows changes of the host's network.
 pub(super) async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper: ProcessIdentity) {
     tokio::select! {
         () = ended(holder) => tracing::warn!("the network's holder ended; another is started"),
@@ -23,57 +23,57 @@ pub(super) async fn watch(shared: Weak<Shared>, holder: ProcessIdentity, helper:
         () = follow_host(&shared) => return,
     }
     let Some(shared) = shared.upgrade() else { return };
-    // From a task of its own: this one ends with the network it belongs to.
+    // A task of its own: this one ends with the network it belongs to.
     tokio::spawn(retry::once(shared));
 }
 
-/// The host moves to another network, gets another address, starts a VPN: its addresses stay closed to guests, and a way
-/// out that was missing is tried again.
+/// Follows the host to another network, address or VPN: its new addresses are closed to guests too, and a missing
+/// uplink is retried.
 async fn follow_host(shared: &Weak<Shared>) {
-    let mut changes = listen();
-    // Before the first news too: nobody listened when the helper was told.
-    let mut heard = true;
+    let mut changes = subscribe();
+    // True at first: the host may have changed before the subscription.
+    let mut notified = true;
     loop {
         let Some(strong) = shared.upgrade() else { return };
-        let told = tell_host(&strong, heard).await;
+        let sent = send_host_addresses(&strong, notified).await;
         drop(strong);
-        // What nobody could be told is news still.
-        let owed = heard && told.is_err();
-        if let Err(error) = &told {
+        // A change that could not be sent to the helper is still pending.
+        let unsent = notified && sent.is_err();
+        if let Err(error) = &sent {
             tracing::error!(%error, "the host's new addresses are not closed to guests; it is tried again");
         }
         if let Some(news) = &mut changes {
-            let next = if told.is_ok() { news.next().await.map(|()| true) } else { within(AGAIN, news.next()).await };
+            let next = if sent.is_ok() { news.next().await.map(|()| true) } else { within(AGAIN, news.next()).await };
             if next.is_err() {
-                changes = listen();
+                changes = subscribe();
             }
-            // What was lost may have been news.
-            heard = owed || next.unwrap_or(true);
+            // Lost notifications may have been changes.
+            notified = unsent || next.unwrap_or(true);
         } else {
-            // Who hears nothing looks.
+            // Without notifications the addresses are polled.
             sleep(LOOK).await;
             changes = Changes::subscribe().ok();
-            heard = owed || changes.is_some();
+            notified = unsent || changes.is_some();
         }
         sleep(SETTLE).await;
     }
 }
 
-fn listen() -> Option<Changes> {
+fn subscribe() -> Option<Changes> {
     let failed = |error: &io::Error| {
         tracing::error!(%error, "there is no news of this host's network; it is looked at every few seconds");
     };
     Changes::subscribe().inspect_err(failed).ok()
 }
 
-/// Whether there was any.
-async fn within(patience: Duration, news: impl Future<Output = io::Result<()>>) -> io::Result<bool> {
-    timeout(patience, news).await.map_or(Ok(false), |news| news.map(|()| true))
+/// Waits for a notification up to `limit`; returns whether one came.
+async fn within(limit: Duration, next: impl Future<Output = io::Result<()>>) -> io::Result<bool> {
+    timeout(limit, next).await.map_or(Ok(false), |news| news.map(|()| true))
 }
 
-/// Tells the helper of this host's addresses, if they are others than it knows. A way out that is missing is tried at once
-/// if there is reason to: it is tried after pauses that grow without one.
-async fn tell_host(shared: &Arc<Shared>, heard: bool) -> io::Result<()> {
+/// Sends the helper this host's addresses if they differ from those it knows. A missing uplink is retried at once if
+/// there is a reason; without one it is retried after growing pauses.
+async fn send_host_addresses(shared: &Arc<Shared>, notified: bool) -> io::Result<()> {
     let mut slot = shared.live.lock().await;
     let Some(live) = slot.as_mut() else { return Ok(()) };
     let moved = host_addresses()? != live.host;
@@ -81,20 +81,20 @@ async fn tell_host(shared: &Arc<Shared>, heard: bool) -> io::Result<()> {
         tracing::info!("this host's addresses changed");
         live.ensure(shared, 0).await.map_err(HelperError::into_io)?;
     }
-    if moved || heard {
+    if moved || notified {
         live.pasta_retry = RETRY.0;
         live.uplink(shared).await;
     }
     Ok(())
 }
 
-/// The addresses that this host has on the public internet. Its others are closed to guests whoever's they are.
+/// The host's own addresses on the public internet. Its other addresses are closed to guests anyway.
 pub(super) fn host_addresses() -> io::Result<Vec<Ipv4Addr>> {
-    to_be_closed(route::addresses(&mut Socket::route()?)?)
+    public_addresses(route::addresses(&mut Socket::route()?)?)
 }
 
-/// All of them or none: one that is left out would be open.
-fn to_be_closed(mut addresses: Vec<Ipv4Addr>) -> io::Result<Vec<Ipv4Addr>> {
+/// All public addresses, or an error: one that is left out would be open.
+fn public_addresses(mut addresses: Vec<Ipv4Addr>) -> io::Result<Vec<Ipv4Addr>> {
     addresses.retain(|address| is_public(*address));
     addresses.sort_unstable();
     addresses.dedup();
@@ -122,9 +122,9 @@ mod tests {
         let mut live = tests::live(helper);
         (live.host, live.pasta_retry) = (host_addresses().unwrap(), RETRY.1);
         *network.shared.live.lock().await = Some(live);
-        for (heard, retry) in [(false, RETRY.1), (true, RETRY.0)] {
-            tell_host(&network.shared, heard).await.unwrap();
-            assert_eq!(network.shared.live.lock().await.as_ref().unwrap().pasta_retry, retry, "{heard}");
+        for (notified, retry) in [(false, RETRY.1), (true, RETRY.0)] {
+            send_host_addresses(&network.shared, notified).await.unwrap();
+            assert_eq!(network.shared.live.lock().await.as_ref().unwrap().pasta_retry, retry, "{notified}");
         }
     }
 
@@ -136,7 +136,7 @@ mod tests {
         let (asked, refuse) = (Arc::default(), Answer::Failed { reason: "not now".into() });
         tokio::spawn(helper::tests::serve(stream, Arc::clone(&asked), refuse));
         let mut live = tests::live(helper);
-        // It is somewhere else for a moment.
+        // The host seems to be somewhere else for a moment.
         live.host = vec![Ipv4Addr::new(9, 9, 9, 9)];
         *shared.live.lock().await = Some(live);
         let weak = Arc::downgrade(shared);
@@ -156,9 +156,9 @@ mod tests {
         let many = |count: usize| (0..count).map(|n| Ipv4Addr::from(0x0909_0000 + u32::try_from(n).unwrap())).collect();
         let private = ["127.0.0.1", "10.1.2.3", "192.168.1.1", "169.254.1.1"].map(|address| address.parse().unwrap());
         let mut most: Vec<Ipv4Addr> = many(MAX_HOST_ADDRESSES);
-        assert_eq!(to_be_closed([&most[..], &most, &private].concat()).unwrap(), most);
+        assert_eq!(public_addresses([&most[..], &most, &private].concat()).unwrap(), most);
         most.push(Ipv4Addr::new(5, 5, 5, 5));
-        let refused = to_be_closed(most).unwrap_err().to_string();
+        let refused = public_addresses(most).unwrap_err().to_string();
         assert_eq!(refused, "this host has 1025 public addresses, and 1024 can be closed to guests");
     }
 }

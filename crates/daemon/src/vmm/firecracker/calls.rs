@@ -68,7 +68,7 @@ pub fn configuration(plan: &LaunchPlan, view: &View, sockets: &Path) -> Vec<Call
         calls.push(Call::Network(NetworkInterface {
             iface_id: "eth0".into(),
             host_dev_name: network.tap.clone(),
-            guest_mac: network.mac.clone(),
+            guest_mac: network.mac.to_string(),
         }));
     }
     calls.push(Call::Vsock(Vsock { guest_cid: GUEST_CID, uds_path: sockets.join(sockets::VSOCK) }));

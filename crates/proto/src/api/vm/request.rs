@@ -7,6 +7,7 @@ use crate::{
     network::{Publish, Rule},
     size::ByteSize,
     span::Span,
+    words::words,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};

@@ -73,7 +73,7 @@ pub(super) fn not_themselves(env: &TestEnv, outside: &NetNamespace) {
     let (own, other) = (address("m"), address("n"));
     let [a, b, c, _] = own.octets();
     let gateway = Ipv4Addr::new(a, b, c, 1);
-    let (own_mac, other_mac, router) = (mac(own), mac(other), mac(gateway));
+    let (own_mac, other_mac, router) = (mac(own).0, mac(other).0, mac(gateway).0);
     let receiver = outside.run(|| UdpSocket::bind(("0.0.0.0", PORT))).expect("a port of a namespace");
     let frames = [
         frame(router, own_mac, IPV4, &packet(other, 0, 1)),
