@@ -1,7 +1,7 @@
 //! The HTTP API of `banger_proto::api` over the daemon's unix socket.
 //!
-//! Decides how requests come in and answers go out: who may connect, how large a body may be, how progress streams, how
-//! a failure looks. What a request means is decided by the service it is handed to.
+//! Handles how requests come in and answers go out: who may connect, how large a body may be, how progress is streamed,
+//! how failures look. The meaning of a request is decided by the service that gets it.
 
 mod accept;
 mod answer;
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use document::document;
 
-/// What the handlers work with: the services and a few facts about this daemon.
+/// Context of the handlers: the services and a few facts about this daemon.
 pub(crate) struct Context {
     layout: Layout,
     config: Config,
@@ -37,7 +37,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Puts a context together. `stop` ends the daemon when it fires.
+    /// Creates the context. `stop` ends the daemon when it fires.
     pub(crate) fn new(
         layout: Layout,
         config: Config,
@@ -51,7 +51,7 @@ impl Context {
 
 type Shared = Arc<Context>;
 
-/// Serves until `stop` fires. Requests in flight get a moment to end; streams do not.
+/// Serves until `stop` fires. Requests in flight then get a short time to end; streams do not.
 pub(crate) async fn serve(listener: UnixListener, context: Context, stop: CancellationToken) {
     accept::serve(listener, router(Arc::new(context)), stop).await;
 }

@@ -1,8 +1,8 @@
-//! `bangerd --doctor`: what banger needs of this host, one check a file.
+//! `bangerd --doctor`: checks what banger needs of this host, one check a file.
 //!
-//! It looks and never writes, takes no lock, and works whether or not a daemon runs. A check gets the [`Host`] as it is
-//! and says what it found, how bad that is, and the command that mends it. What a thing is *for* is said too: a program
-//! that only one feature needs is a warning, not a failure. Adding a check is one file and one line in [`checks`].
+//! It only reads, takes no lock, and works whether or not a daemon runs. A check gets the [`Host`] and returns findings
+//! with a verdict and the command that repairs it. The purpose counts: a program that only one feature needs is a
+//! warning, not a failure. A new check is one file and one line in [`checks`].
 
 mod artifacts;
 mod config;
@@ -35,28 +35,28 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// This host as the checks see it; tests put another one in its place.
+/// The host as the checks see it; tests use another one.
 pub(crate) struct Host {
-    /// Where banger's files are.
+    /// Paths of banger's files.
     layout: Layout,
-    /// Whose they must be.
+    /// User that must own them.
     uid: u32,
-    /// The group of whoever looks.
+    /// Group of the user.
     gid: u32,
-    /// Where programs are looked for.
+    /// Directories of `PATH`.
     path: Vec<PathBuf>,
-    /// Programs of ours.
+    /// Programs that belong to banger.
     programs: Programs,
-    /// What the configuration says, or why it says nothing.
+    /// The configuration, or why it cannot be used.
     config: Result<Config, ConfigError>,
-    /// Where `/proc`, `/run`, `/etc` and `/var` are.
+    /// Directory with `/proc`, `/run`, `/etc` and `/var`.
     root: PathBuf,
-    /// The name of the user, when the environment says it.
+    /// Name of the user, if the environment has it.
     user: Option<String>,
 }
 
 impl Host {
-    /// This one.
+    /// This host.
     fn current(layout: Layout, env: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = env("PATH").unwrap_or_default();
         let config =
@@ -73,12 +73,12 @@ impl Host {
         }
     }
 
-    /// A file of the system.
+    /// Path of a system file.
     fn system(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    /// A program, where it is looked for and where those of the administrator are.
+    /// Finds a program in `PATH` or where administrators' programs are.
     fn program(&self, name: &str) -> Option<PathBuf> {
         let administrators = ["/usr/sbin", "/sbin"].map(|dir| self.system(dir));
         self.path.iter().chain(&administrators).map(|dir| dir.join(name)).find(|file| is_executable(file))
@@ -91,9 +91,9 @@ fn is_executable(path: &Path) -> bool {
     path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// One thing banger needs.
+/// Check of one requirement.
 pub(crate) trait Check: Send + Sync {
-    /// Looks at it. Everything it finds has the check's name.
+    /// Runs the check. All findings carry the check's name.
     fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>>;
 }
 
@@ -117,14 +117,14 @@ fn checks() -> [Box<dyn Check>; 14] {
     ]
 }
 
-/// Makes every check, at once.
+/// Runs all checks concurrently.
 async fn examine(host: &Host) -> Doctor {
     let checks = checks();
     let found = futures_util::future::join_all(checks.iter().map(|check| check.run(host))).await;
     Doctor { version: env!("CARGO_PKG_VERSION").to_owned(), findings: found.into_iter().flatten().collect() }
 }
 
-/// `bangerd --doctor`: what was found, as JSON.
+/// Runs `bangerd --doctor`; returns the findings as JSON.
 pub fn run() -> Result<String, Failure> {
     let env = |key: &str| std::env::var_os(key);
     let layout = Layout::resolve(env, rustix::process::geteuid().as_raw()).ok_or(crate::daemon::StartError::NoHome)?;
@@ -136,7 +136,7 @@ pub fn run() -> Result<String, Failure> {
     Ok(serde_json::to_string(&doctor).expect("findings serialize"))
 }
 
-/// It is as it should be.
+/// Everything is as it should be.
 fn pass(check: &str, message: impl Into<String>) -> Finding {
     finding(check, Verdict::Pass, message)
 }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
-    /// A host with nothing wrong, in a directory of its own; a test breaks it.
+    /// A host with nothing wrong, in a temporary directory, for a test to break.
     pub(super) struct Bench {
         pub(super) temp: tempfile::TempDir,
         pub(super) host: Host,
@@ -199,7 +199,7 @@ mod tests {
             found.into_iter().map(|found| (found.verdict, format!("{found:?}"))).collect()
         }
 
-        /// Writes a file of the system.
+        /// Writes a system file.
         pub(super) fn write(&self, path: &str, text: &str) {
             let path = self.temp.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();

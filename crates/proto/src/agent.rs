@@ -1,8 +1,8 @@
-//! What the host and the guest agent say to each other.
+//! The protocol between the host and the guest agent.
 //!
-//! A few layers, each in its own file: [`link`] is the byte pipe (one virtio-serial port or one vsock), [`event`] is what
-//! the agent announces by itself, [`exec`], [`http`] and [`workspace`] are what the host asks of it, and [`boot`] is what it finds in
-//! its initramfs before anything else exists, [`driver`] with the drivers it loads from there.
+//! One layer a file: [`link`] is the byte pipe (a virtio-serial port or a vsock connection); [`event`] has the messages
+//! the agent sends by itself; [`exec`], [`http`] and [`workspace`] are the requests of the host; [`boot`] is the
+//! configuration in the initramfs and [`driver`] the drivers the agent loads from there.
 
 pub mod boot;
 pub mod driver;

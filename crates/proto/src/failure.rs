@@ -1,15 +1,15 @@
-//! What a failed request looks like on every surface: one shape, a closed set of codes.
+//! Shape of a failed request on every surface, with a closed set of codes.
 
 use crate::name::OperationId;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What kind of thing went wrong. The set is closed: scripts may match on it.
+/// Kind of a failure. The set is closed: scripts may match on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
-    /// No VM, image, kernel or file of that name.
+    /// No VM, image, kernel or file has that name.
     NotFound,
     /// The name is taken.
     AlreadyExists,
@@ -21,7 +21,7 @@ pub enum Code {
     Unsupported,
     /// Something needed is missing or down now: no space, no program, no daemon.
     Unavailable,
-    /// It was waited for, with progress watched, and did not come.
+    /// Waited for without any progress, until a timeout.
     Timeout,
     /// The guest did something wrong: garbage, a panic, an early power-off.
     Guest,
@@ -32,7 +32,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The code as it stands in JSON.
+    /// The code as in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NotFound => "not_found",
@@ -49,23 +49,23 @@ impl Code {
     }
 }
 
-/// A failure as every surface shows it: CLI text, `--json`, the daemon's HTTP body, the agent's HTTP body.
+/// Failure as on every surface: CLI text, `--json`, the daemon's HTTP body, the agent's HTTP body.
 ///
-/// A guest command's exit status is *not* a failure and never travels in here.
+/// A guest command's exit status is *not* a failure and is never put in here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Failure {
-    /// What kind of thing went wrong.
+    /// Kind of the failure.
     pub code: Code,
-    /// What failed, lower case, no full stop.
+    /// Description of the failure, lower case, no full stop.
     pub message: String,
-    /// Why, outermost first. None repeats the message.
+    /// Causes, outermost first. None repeats the message.
     #[serde(default)]
     pub causes: Vec<String>,
-    /// What would help, each a sentence or a command.
+    /// Hints that help, each a sentence or a command.
     #[serde(default)]
     pub hints: Vec<String>,
-    /// The daemon operation this happened in; the daemon's log has the same id.
+    /// Id of the daemon operation it happened in, which is also in the daemon's log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationId>,
 }

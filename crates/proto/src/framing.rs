@@ -1,18 +1,18 @@
 //! Messages on a local stream: a 4-byte big-endian length, then that many bytes of JSON.
 //!
-//! The length is compared with the caller's limit before a byte is allocated. Used between the daemon and its shims.
+//! The length is compared with [`MAX_FRAME`] before anything is allocated. Used between the daemon and its shims.
 
 use serde::{Serialize, de::DeserializeOwned};
 
 /// Largest message between banger's own processes, in bytes.
 pub const MAX_FRAME: usize = 4 << 20;
-/// Bytes of the length in front of each message.
+/// Length of the header in front of each message, in bytes.
 pub const HEADER: usize = 4;
 
-/// Why a message cannot be written or read.
+/// Error of encoding or decoding a message.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// The announced or actual length is over the limit.
+    /// The announced or actual length exceeds the limit.
     #[error("a message of {length} bytes, where {limit} are allowed")]
     TooLarge {
         /// Announced or actual length.
@@ -20,12 +20,12 @@ pub enum FrameError {
         /// The limit.
         limit: usize,
     },
-    /// Not the JSON that was expected.
+    /// The body is not the expected JSON.
     #[error("a message that does not parse")]
     Malformed(#[from] serde_json::Error),
 }
 
-/// The message as it goes on the wire.
+/// Encodes a message with its header.
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut bytes = vec![0; HEADER];
     serde_json::to_writer(&mut bytes, message)?;
@@ -37,13 +37,13 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     Ok(bytes)
 }
 
-/// The length a header announces, checked against [`MAX_FRAME`].
+/// Length announced by a header, checked against [`MAX_FRAME`].
 pub fn body_length(header: [u8; HEADER]) -> Result<usize, FrameError> {
     let length = u32::from_be_bytes(header) as usize;
     if length > MAX_FRAME { Err(FrameError::TooLarge { length, limit: MAX_FRAME }) } else { Ok(length) }
 }
 
-/// The message in a body.
+/// Decodes the body of a message.
 pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     Ok(serde_json::from_slice(body)?)
 }

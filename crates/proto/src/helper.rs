@@ -1,8 +1,8 @@
-//! Everything `bangerd-root` can be asked: the whole of what runs with a capability, in one file.
+//! Requests to `bangerd-root`: everything that can be asked of the code with a capability, in one file.
 //!
-//! Frames of [`crate::framing`], at most [`MAX_REQUEST`] bytes, over a socket pair the daemon made, or in system mode over
-//! a socket whose peer the kernel names. One request at a time. No name of an interface, table or chain and no text of a
-//! rule crosses: the helper derives them from ids and numbers, and checks all of it again.
+//! Requests are frames of [`crate::framing`], at most [`MAX_REQUEST`] bytes, over a socket pair the daemon made or, in
+//! system mode, over a socket whose peer the kernel identifies. One request at a time. No interface, table or chain
+//! name and no rule text is sent: the helper derives them from ids and numbers, and checks those again.
 
 use crate::{name::VmId, network::Cidr};
 use serde::{Deserialize, Serialize};
@@ -14,164 +14,164 @@ pub const MAX_REQUEST: usize = 64 << 10;
 pub const MAX_RULES: usize = 64;
 /// Most public addresses of the host.
 pub const MAX_HOST_ADDRESSES: usize = 1024;
-/// Most addresses of one answer that are learnt.
+/// Most addresses learned from one DNS answer.
 pub const MAX_LEARNED: usize = 32;
-/// Longest time an answer is believed, in seconds.
+/// Longest time a DNS answer opens addresses, in seconds.
 pub const MAX_TTL: u32 = 86_400;
-/// How many networks there are; number 0 is the one whose VMs do not see each other.
+/// Number of networks. On number 0 the VMs are isolated from each other.
 pub const NETWORKS: u8 = 64;
-/// Addresses of one network. The first is the gateway's number 1, the last is not used.
+/// Number of addresses of one network. Address 1 is the gateway's, the last is not used.
 pub const NETWORK_SIZE: u32 = 1024;
-/// The prefix of a network: [`NETWORK_SIZE`] addresses.
+/// Prefix length of a network of [`NETWORK_SIZE`] addresses.
 pub const NETWORK_PREFIX: u8 = 22;
-/// The prefix of all networks together.
+/// Prefix length of the block of all networks.
 pub const ALL_PREFIX: u8 = 16;
 
-/// A request. Each may be made at any time, and again.
+/// Request to the helper. Each may be made at any time and repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
-    /// Makes the tables and this network's bridge, and says which public addresses are the host's own. Answered with
-    /// [`Answer::Resolver`], two descriptors beside it: UDP and TCP sockets bound to port 53 of the first gateway.
+    /// Makes the tables and this network's bridge, and sets the host's own public addresses. Answered with
+    /// [`Answer::Resolver`] and two descriptors: UDP and TCP sockets bound to port 53 of the first gateway.
     EnsureNetwork {
-        /// The block all networks are cut from; a prefix of [`ALL_PREFIX`]. In system mode one of the administrator's, and
-        /// with nobody else's address or route in it.
+        /// Block all networks are cut from, with a prefix of [`ALL_PREFIX`]. In system mode it must be from the
+        /// administrator's pool and overlap no address or route of others.
         block: Cidr,
-        /// Below [`NETWORKS`].
+        /// Number of the network, below [`NETWORKS`].
         network: u8,
-        /// At most [`MAX_HOST_ADDRESSES`].
+        /// Public addresses of the host, at most [`MAX_HOST_ADDRESSES`].
         host: Vec<Ipv4Addr>,
     },
-    /// Makes the VM's tap, or changes the policy of one that is there, in one transaction.
+    /// Makes the VM's tap, or changes the policy of an existing one, in one transaction.
     AttachVm(Attachment),
-    /// Removes everything of the VM.
+    /// Removes everything that belongs to a VM.
     DetachVm {
-        /// The VM.
+        /// Id of the VM.
         vm: VmId,
     },
-    /// Opens addresses that a name resolved to, for the VM that asked and as long as the answer is valid. Private
-    /// addresses, link-local ones and the host's are left out.
+    /// Opens addresses a name resolved to, for the VM that asked and as long as the answer is valid. Private,
+    /// link-local and the host's own addresses are left out.
     LearnAddresses {
-        /// The VM that asked.
+        /// VM that asked.
         vm: VmId,
-        /// Which of its policy's `allow` rules; one that is [`To::Learned`].
+        /// Index of the `allow` rule in its policy; the rule must be [`To::Learned`].
         rule: u8,
-        /// At most [`MAX_LEARNED`].
+        /// Addresses in the answer, at most [`MAX_LEARNED`].
         addresses: Vec<Ipv4Addr>,
-        /// Seconds, at most [`MAX_TTL`].
+        /// Time to live in seconds, at most [`MAX_TTL`].
         ttl: u32,
     },
-    /// Removes what belongs to no VM of this list.
+    /// Removes everything that belongs to no VM in the list.
     Reconcile {
-        /// The VMs that may have something.
+        /// VMs whose taps and rules stay.
         vms: Vec<VmId>,
     },
-    /// What is there, and what was denied.
+    /// Reports what exists and what was denied.
     Status {
-        /// The one VM whose denials are told; `None`: the latest of all.
+        /// VM whose denials are reported; `None` reports the latest of all VMs.
         of: Option<VmId>,
     },
 }
 
-/// A VM on its network.
+/// A VM's attachment to its network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attachment {
-    /// The VM.
+    /// Id of the VM.
     pub vm: VmId,
-    /// Its network.
+    /// Number of its network.
     pub network: u8,
-    /// Its address, counted from the network's first: 2 to [`NETWORK_SIZE`] - 2.
+    /// Host number of its address within the network: 2 to [`NETWORK_SIZE`] - 2.
     pub host: u16,
-    /// Where it may send.
+    /// Its egress policy.
     pub policy: Policy,
 }
 
-/// Where a VM may send. `deny` wins over `allow`, and both over `base`.
+/// Egress policy. `deny` wins over `allow`, and both over `base`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
-    /// What no rule speaks of.
+    /// Destinations open without a rule.
     pub base: Base,
-    /// Closed. At most [`MAX_RULES`]; none of them [`To::Learned`].
+    /// Closed destinations: at most [`MAX_RULES`], none of them [`To::Learned`].
     pub deny: Vec<Filter>,
-    /// Open. At most [`MAX_RULES`].
+    /// Open destinations: at most [`MAX_RULES`].
     pub allow: Vec<Filter>,
 }
 
-/// What no rule speaks of.
+/// Destinations open without a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Base {
     /// The public internet: no private or link-local address, and none of the host's.
     Internet,
-    /// Nothing.
+    /// None.
     Nothing,
 }
 
-/// One rule.
+/// Egress rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// Where.
+    /// Destination.
     pub to: To,
     /// TCP and UDP port; `None` is every port and every protocol.
     pub port: Option<u16>,
 }
 
-/// Where a rule applies.
+/// Destination of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum To {
-    /// These addresses, the host's own among them if they are in it.
+    /// These addresses, including the host's own if they are among them.
     Block(Cidr),
-    /// What [`Request::LearnAddresses`] says.
+    /// The addresses of [`Request::LearnAddresses`].
     Learned,
 }
 
-/// An answer.
+/// Answer of the helper.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
-    /// It is done.
+    /// The request was carried out.
     Done,
-    /// The network is there; two descriptors come along.
+    /// The network exists; two descriptors are attached.
     Resolver,
-    /// What is there.
+    /// Answer of [`Request::Status`].
     Status(Status),
-    /// It is not done. Of [`Request::DetachVm`] and [`Request::Reconcile`] a part may be, of the others nothing is.
+    /// The request failed. [`Request::DetachVm`] and [`Request::Reconcile`] may have done a part, others nothing.
     Failed {
-        /// Why.
+        /// Reason of the failure.
         reason: String,
     },
 }
 
-/// What is there.
+/// Answer of [`Request::Status`].
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Status {
     /// VMs that have a tap.
     pub vms: Vec<VmId>,
-    /// What confines the helper.
+    /// Layers that confine the helper.
     pub confinement: Vec<String>,
     /// Packets denied to each source since it was attached.
     pub denied: Vec<(Ipv4Addr, u64)>,
-    /// What was denied lately, by source and destination; the latest first.
+    /// Recent denials by source and destination, the latest first.
     pub denials: Vec<Denial>,
 }
 
-/// Packets that went nowhere.
+/// Denied packets of one source to one destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denial {
-    /// Who sent them.
+    /// Source address.
     pub from: Ipv4Addr,
-    /// Where they should have gone.
+    /// Destination address.
     pub to: Ipv4Addr,
-    /// The protocol's number (6 is TCP, 17 UDP).
+    /// Number of the protocol (6 is TCP, 17 UDP).
     pub protocol: u8,
-    /// The port, where the protocol has such.
+    /// Destination port; 0 for protocols without ports.
     pub port: u16,
-    /// How many.
+    /// Number of packets.
     pub packets: u64,
-    /// Seconds since the last one.
+    /// Seconds since the last packet.
     pub age: u32,
 }

@@ -1,7 +1,7 @@
-//! Where banger's files live.
+//! Paths of banger's files.
 //!
 //! A pure function of the environment: it names paths and creates none. The daemon makes the directories (0700) and
-//! checks whose they are.
+//! checks their owner.
 
 use crate::name::{ImageId, KernelName, VmId};
 use std::{
@@ -12,22 +12,22 @@ use std::{
 /// Longest path a unix socket can be bound to (`sun_path` is 108 bytes with its NUL, unix(7)).
 pub const MAX_SOCKET_PATH: usize = 107;
 
-/// The four directories everything is under, and the names in them.
+/// The four base directories and the file names below them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// `config.toml`.
+    /// Directory of `config.toml`.
     pub config: PathBuf,
-    /// What must survive: database, kernels, images, VMs' disks.
+    /// Files that must survive: database, kernels, images, VMs' disks.
     pub state: PathBuf,
-    /// What can be made again.
+    /// Files that can be made again.
     pub cache: PathBuf,
-    /// Sockets and secrets of this login or boot; short enough for every socket in it.
+    /// Sockets and secrets of this login or boot; short enough for every socket path below it.
     pub run: PathBuf,
 }
 
 impl Layout {
     /// Reads `BANGER_HOME`, else `XDG_CONFIG_HOME`, `XDG_STATE_HOME`, `XDG_CACHE_HOME`, `XDG_RUNTIME_DIR` and `HOME`.
-    /// `None` when not even `HOME` says where. Relative values are ignored, as the XDG Base Directory spec asks.
+    /// `None` when not even `HOME` is set. Relative values are ignored, as the XDG Base Directory spec asks.
     pub fn resolve(env: impl Fn(&str) -> Option<OsString>, uid: u32) -> Option<Self> {
         let dir = |key: &str| env(key).map(PathBuf::from).filter(|path| path.is_absolute());
         let fallback_run = Self::fallback_run(uid);
@@ -55,13 +55,13 @@ impl Layout {
         })
     }
 
-    /// Where sockets are that have no place of their own, or one with too long a name. The directory above is everybody's:
-    /// what is here may be another's, and who owns this level can swap those below it.
+    /// Run directory for a user without one of their own, or with one whose path is too long. Its parent is writable
+    /// for everybody: the directory may be another user's, and the owner of this level can swap those below it.
     pub fn fallback_run(uid: u32) -> PathBuf {
         PathBuf::from(format!("/tmp/banger-{uid}"))
     }
 
-    /// The configuration file.
+    /// Configuration file.
     pub fn config_file(&self) -> PathBuf {
         self.config.join("config.toml")
     }
@@ -71,7 +71,8 @@ impl Layout {
         self.state.join("state.db")
     }
 
-    /// Held by the one daemon of this state directory (flock); its content is a `api::host::DaemonRecord` in JSON.
+    /// Lock file of the one daemon of this state directory (flock); its content is an `api::host::DaemonRecord` in
+    /// JSON.
     pub fn daemon_lock(&self) -> PathBuf {
         self.state.join("bangerd.lock")
     }
@@ -86,63 +87,63 @@ impl Layout {
         self.run.join("bangerd.sock")
     }
 
-    /// All kernels.
+    /// Directory of all kernels.
     pub fn kernels(&self) -> PathBuf {
         self.state.join("kernels")
     }
 
-    /// One kernel.
+    /// Directory of one kernel.
     pub fn kernel(&self, name: &KernelName) -> PathBuf {
         self.kernels().join(name.as_str())
     }
 
-    /// All images.
+    /// Directory of all images.
     pub fn images(&self) -> PathBuf {
         self.state.join("images")
     }
 
-    /// One image.
+    /// Directory of one image.
     pub fn image(&self, id: &ImageId) -> PathBuf {
         self.images().join(id.as_str())
     }
 
-    /// The key that opens VMs, and who they are.
+    /// Directory of the ssh login key and the VMs' host keys.
     pub fn ssh(&self) -> PathBuf {
         self.state.join("ssh")
     }
 
-    /// The host keys of VMs, as ssh reads them.
+    /// Host keys of VMs, in ssh's known_hosts format.
     pub fn known_hosts(&self) -> PathBuf {
         self.ssh().join("known_hosts")
     }
 
-    /// What the user's ssh configuration includes.
+    /// File that the user's ssh configuration includes.
     pub fn ssh_config(&self) -> PathBuf {
         self.ssh().join("config")
     }
 
-    /// All VMs' durable directories.
+    /// Directory of all VMs' durable directories.
     pub fn vms(&self) -> PathBuf {
         self.state.join("vms")
     }
 
-    /// One VM's durable directory: work disk, console log, launch plan, exit record.
+    /// Durable directory of one VM: work disk, console log, launch plan, exit record.
     pub fn vm(&self, id: &VmId) -> PathBuf {
         self.vms().join(id.as_str())
     }
 
-    /// One VM's directory of sockets.
+    /// Directory of one VM's sockets.
     pub fn vm_run(&self, id: &VmId) -> PathBuf {
         self.run.join("v").join(id.as_str())
     }
 }
 
-/// Whether the longest socket name banger makes fits below `run`.
+/// Whether the longest socket path banger makes below `run` fits.
 fn fits(run: &Path) -> bool {
     run.as_os_str().len() + "/v/0123456789ab/vsock.sock_65535".len() <= MAX_SOCKET_PATH
 }
 
-/// FNV-1a, 64 bits: tells apart the homes of one user, nothing more.
+/// FNV-1a, 64 bits: tells the homes of one user apart, nothing more.
 fn short_hash(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     let hash = path

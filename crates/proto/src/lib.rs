@@ -1,7 +1,7 @@
-//! The contracts banger's processes meet in.
+//! The contracts between banger's processes.
 //!
-//! Every process of banger (CLI, daemon, shim, agent) is built from this crate and from no other process's crate.
-//! It decides the *shape* of names, sizes, failures and messages; it does no I/O and knows no behaviour.
+//! Every process of banger (CLI, daemon, shim, helper, agent) depends on this crate and on no other process's crate. It
+//! defines the *shape* of names, sizes, failures and messages; it does no I/O and contains no behaviour.
 
 pub mod agent;
 pub mod api;

@@ -1,12 +1,12 @@
-//! Names and ids: what may be typed, and what banger generates.
+//! Names and ids: those a user types and those banger generates.
 //!
-//! A name is checked once, where it enters (clap, serde), and is a plain fact afterwards: holding a [`VmName`] means
-//! the text is valid. Nothing is ever normalised, so what was typed is what is stored.
+//! A name is checked once, where it enters (clap, serde): a [`VmName`] is always valid text. Nothing is ever
+//! normalised, so a name is stored as it was typed.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// Why a text is not a valid name or id.
+/// Error of parsing a name or id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {what} {text:?}: {rule}")]
 pub struct InvalidName {
@@ -15,7 +15,7 @@ pub struct InvalidName {
     rule: &'static str,
 }
 
-/// Longest piece of a refused name that is repeated in the error.
+/// Longest part of a refused name repeated in the error, in characters.
 const SHOWN: usize = 80;
 
 macro_rules! checked_text {
@@ -27,7 +27,7 @@ macro_rules! checked_text {
         pub struct $type(String);
 
         impl $type {
-            /// The text itself.
+            /// The name as text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -115,7 +115,7 @@ checked_text!(
 );
 
 checked_text!(
-    /// What machines an image was made for: an operating system and a processor as Go calls them, and perhaps a kind of it.
+    /// Platform an image is for: operating system, architecture in Go's naming, optional variant.
     PlatformName,
     "platform",
     "write one such as linux/amd64 or linux/arm/v7",
@@ -129,7 +129,7 @@ checked_text!(
 );
 
 checked_text!(
-    /// A release of Debian, as its archive calls it.
+    /// Release of Debian, as its archive calls it.
     DebianSuite,
     "suite",
     "2 to 32 of a-z, such as bookworm",
@@ -153,7 +153,7 @@ checked_text!(
 );
 
 checked_text!(
-    /// The id of one daemon operation; it stands in the error and in every log line about it.
+    /// Id of one daemon operation; it is in the error and in every log line about it.
     OperationId,
     "operation id",
     "8 lower-case hexadecimal digits",

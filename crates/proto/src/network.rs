@@ -1,5 +1,5 @@
-//! What may be said about a VM's network: destinations, rules, published ports. Text on the command line, in the
-//! configuration and in JSON; checked once where it enters.
+//! Types for a VM's network: destinations, rules, published ports. They are text on the command line, in the
+//! configuration and in JSON, and are checked once where they enter.
 
 pub mod addressing;
 mod cidr;
@@ -14,7 +14,7 @@ pub use public::{CLOSED, PRIVATE, is_public};
 pub use publish::Publish;
 pub use rule::{Destination, Domain, Rule};
 
-/// Why a text says nothing about a network.
+/// Error of parsing one of these types.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {what} {text:?}: {rule}")]
 pub struct InvalidNetwork {
@@ -24,7 +24,7 @@ pub struct InvalidNetwork {
 }
 
 impl InvalidNetwork {
-    /// Longest piece of a refused text that is repeated.
+    /// Longest part of a refused text repeated in the error, in characters.
     const SHOWN: usize = 80;
 
     fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
@@ -32,7 +32,7 @@ impl InvalidNetwork {
     }
 }
 
-/// Text in JSON, by `Display` and `FromStr`.
+/// Implements serde as text by `Display` and `FromStr`.
 macro_rules! as_text {
     ($type:ident) => {
         impl TryFrom<String> for $type {

@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr};
 #[serde(transparent)]
 pub struct ByteSize(pub u64);
 
-/// Why a text is not a size.
+/// Error of parsing a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid size {text:?}: write a whole number with K, M, G or T (a bare number is MiB), such as 512M or 4GiB")]
 pub struct InvalidSize {

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr, time::Duration};
 
-/// A span of time. On the wire it is the text a person would write.
+/// Span of time. In JSON it is the text a person would write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String))]
 #[serde(try_from = "String", into = "String")]
 pub struct Span(Duration);
 
-/// Why a text is not a span.
+/// Error of parsing a span.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid time {text:?}: write a whole number with ms, s, m, h or d (a bare number is seconds), such as 30m")]
 pub struct InvalidSpan {
@@ -20,7 +20,7 @@ const SECOND: u64 = 1_000;
 const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
-/// Longest span: ten years, so that no sum with a time of this century overflows anything.
+/// Longest span, in milliseconds: ten years, so that no sum with a time of this century overflows.
 const LONGEST: u64 = 3_650 * DAY;
 const UNITS: [(u64, &str); 5] = [(DAY, "d"), (HOUR, "h"), (MINUTE, "m"), (SECOND, "s"), (1, "ms")];
 
@@ -30,7 +30,7 @@ impl Span {
         Self(Duration::from_millis(n.saturating_mul(SECOND).min(LONGEST)))
     }
 
-    /// The same as the standard library has it.
+    /// The span as a standard duration.
     pub fn duration(self) -> Duration {
         self.0
     }

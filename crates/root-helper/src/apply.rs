@@ -1,4 +1,4 @@
-//! Giving nftables a text: the only program the helper runs.
+//! Applies nftables rule sets as text with `nft`, the only program the helper runs.
 
 use std::{
     io::{self, Write},
@@ -6,15 +6,15 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Most of what nft says that is repeated, in bytes.
+/// Most bytes of nft's stderr repeated in an error.
 const MAX_WORDS: usize = 1000;
 
-/// `nft`.
+/// The `nft` program.
 #[derive(Debug, Clone)]
 pub(crate) struct Nft(PathBuf);
 
 impl Nft {
-    /// Where distributions keep it.
+    /// Finds `nft` where distributions install it.
     pub(crate) fn find() -> Option<Self> {
         ["/usr/sbin/nft", "/usr/bin/nft", "/sbin/nft", "/run/current-system/sw/bin/nft"]
             .map(PathBuf::from)
@@ -27,12 +27,12 @@ impl Nft {
         &self.0
     }
 
-    /// Applies a text: all of it, or nothing.
+    /// Applies a text in one transaction.
     pub(crate) fn apply(&self, text: &str) -> io::Result<()> {
         let mut command = Command::new(&self.0);
         command.args(["-f", "-"]).env_clear().env("LANG", "C").current_dir("/");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        // It may have ended already; then its status says so.
+        // nft may have ended already; its exit status then reports the failure.
         let _ = child.stdin.take().map(|mut stdin| stdin.write_all(text.as_bytes()));
         let output = child.wait_with_output()?;
         if output.status.success() { Ok(()) } else { Err(refused(&output.stderr)) }

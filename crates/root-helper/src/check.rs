@@ -1,4 +1,4 @@
-//! Whether a request may be carried out, before anything is. What types cannot say is said here, again.
+//! Checks requests before they are carried out, for everything their types do not rule out.
 
 use banger_proto::{
     helper::{
@@ -8,13 +8,13 @@ use banger_proto::{
     network::{Cidr, PRIVATE},
 };
 
-/// Why not.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// A number or a list is larger than the contract says.
+    /// A number or a list exceeds the contract.
     #[error("{0} is out of range")]
     Range(&'static str),
-    /// Networks are cut from private addresses only.
+    /// Networks may be cut from private addresses only.
     #[error("networks are cut from a /{ALL_PREFIX} of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 or 100.64.0.0/10")]
     Block,
     /// A name cannot be denied by its addresses.

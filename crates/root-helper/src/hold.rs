@@ -1,7 +1,7 @@
-//! The holder: a process that does nothing, so that a network namespace has somebody in it.
+//! The holder: a process that does nothing but keep network namespaces alive.
 //!
-//! It says `ready` on stdout when the namespaces are there, and ends unless it is told `go` on stdin: whoever starts it
-//! writes down who it is in between, so that no namespace is ever held by a process nobody knows of.
+//! It writes `ready` to stdout when the namespaces exist, and ends unless it reads `go` from stdin. In between, the
+//! starting process records the holder's identity, so that no namespace is ever held by an unrecorded process.
 
 #![expect(unsafe_code, reason = "unshare")]
 
@@ -16,9 +16,9 @@ use std::{
     time::Duration,
 };
 
-/// Makes namespaces, or joins those of a process that is in them still; then holds them until it is killed.
+/// Makes namespaces, or joins those of a process that is still in them, and holds them until it is killed.
 pub fn hold(join: Option<&Namespaces>) -> io::Result<()> {
-    // Whoever starts it may have made it a session's leader already.
+    // Fails if the starting process made it a session leader already.
     let _ = setsid();
     match join {
         Some(namespaces) => namespaces.enter()?,

@@ -1,4 +1,4 @@
-//! Banger's namespaces, found through a process that is in them.
+//! Finds banger's namespaces through a process that is in them.
 
 #![expect(unsafe_code, reason = "the owner of a network namespace is asked for by ioctl")]
 
@@ -9,7 +9,7 @@ use rustix::{
 };
 use std::{fs, io};
 
-/// `_IO(0xb7, 0x1)`: the user namespace that owns this one (ioctl_ns(2)).
+/// `_IO(0xb7, 0x1)`: returns the user namespace that owns a namespace (ioctl_ns(2)).
 const NS_GET_USERNS: libc::c_ulong = 0xb701;
 
 /// A network namespace and the user namespace that owns it.
@@ -20,11 +20,11 @@ pub struct Namespaces {
 }
 
 impl Namespaces {
-    /// Those of the process that has this pid and this start time (field 22 of its `stat`).
+    /// Opens the namespaces of the process with this pid and start time (field 22 of its `stat`).
     pub fn of(pid: u32, start_time: u64) -> io::Result<Self> {
         let path = format!("/proc/{pid}/ns/net");
         let network = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        // Opened first, compared after: what is held is what was compared.
+        // Compared after opening: the pid may have been reused before.
         if started(pid) != Some(start_time) {
             return Err(io::Error::new(
                 io::ErrorKind::NotFound,
@@ -41,14 +41,14 @@ impl Namespaces {
         Ok(Self { user, network })
     }
 
-    /// Moves this process into them. It must have one thread.
+    /// Moves this process into the namespaces. It must have only one thread.
     pub fn enter(&self) -> io::Result<()> {
         move_into_link_name_space(self.user.as_fd(), Some(LinkNameSpaceType::User))?;
         Ok(move_into_link_name_space(self.network.as_fd(), Some(LinkNameSpaceType::Network))?)
     }
 }
 
-/// When a process started. The name in field 2 may hold anything, so counting begins after its last parenthesis.
+/// Start time of a process. The name in field 2 may contain anything, so fields are counted after its last parenthesis.
 fn started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()

@@ -1,9 +1,9 @@
-//! The network helper: bridges, taps, and the rules that hold guests in.
+//! The network helper: bridges, taps, and the firewall rules that confine guests.
 //!
-//! The only code of banger with `CAP_NET_ADMIN`, and it has it in banger's own network namespace only (or, after a system
-//! install, in the host's). It does what `banger_proto::helper` lists and nothing else: names and rules are derived from
-//! ids ([`names`], [`rules`]), requests are checked again ([`check`]), what is ours is marked in the kernel, and nothing is
-//! written to disk. It does not know what a VM is for, who asked for a policy or why.
+//! This is the only code of banger with `CAP_NET_ADMIN`, and only in banger's own network namespace (or, after a system
+//! install, in the host's). It carries out the requests of `banger_proto::helper` and nothing else: names and rules are
+//! derived from ids ([`names`], [`rules`]), requests are checked again ([`check`]), its objects are marked in the
+//! kernel, and nothing is written to disk. It does not know what a VM is for, who asked for a policy or why.
 
 mod apply;
 pub mod check;

@@ -1,9 +1,10 @@
 //! `bangerd-root`: the network helper as a process.
 //! ```text
-//! bangerd-root hold [PID START]     makes banger's namespaces, or joins those of that process, and stays
+//! bangerd-root hold [PID START]     makes banger's namespaces, or joins those of that process, and keeps them
 //! bangerd-root serve PID START      serves the socket on stdin, inside the namespaces of that process
-//! bangerd-root system BLOCK         the same on systemd's socket in the machine's own; networks are cut from this block
-//! bangerd-root --version            says which it is
+//! bangerd-root system BLOCK         the same on systemd's socket in the host's namespace; networks are cut from this
+//! block
+//! bangerd-root --version            prints the version
 //! ```
 
 use banger_root_helper::{Host, Namespaces, Tools, hold, names::Owner, rules::Scope, serve, system};
@@ -44,15 +45,15 @@ fn process(pid: &str, start: &str) -> io::Result<Namespaces> {
     Namespaces::of(pid.parse().map_err(invalid)?, start.parse().map_err(invalid)?)
 }
 
-/// Serves the one who started it.
+/// Serves the daemon that started this process.
 fn user(namespaces: &Namespaces) -> io::Result<()> {
     let owner = Owner(rustix::process::getuid().as_raw());
     let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     namespaces.enter()?;
-    // Nobody else lives here. Links are made with these as defaults.
+    // The namespace has no other user. New links take these values as defaults.
     fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
     for scope in ["all", "default"] {
-        // A kernel without IPv6 has nothing to turn off.
+        // A kernel without IPv6 has nothing to disable.
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
     }
     let mut host = Host::new(owner, Scope::OwnNamespace, Tools::confine()?)?;
@@ -60,6 +61,6 @@ fn user(namespaces: &Namespaces) -> io::Result<()> {
 }
 
 fn complain(words: &str) {
-    // There is nobody else to tell.
+    // If stderr is closed, there is nowhere else to report to.
     let _ = writeln!(io::stderr(), "bangerd-root: {words}");
 }

@@ -1,4 +1,4 @@
-//! The verbs: what each request does to links and rules. Requests have been checked.
+//! Effects of each request on links and rules. Requests have been checked.
 
 use crate::{
     apply::Nft,
@@ -25,12 +25,13 @@ use std::{
     os::fd::OwnedFd,
 };
 
-/// An answer, and the descriptors that go along with it.
+/// Answer and the descriptors attached to it.
 type Answered = io::Result<(Answer, Vec<OwnedFd>)>;
-/// The port names are asked for on.
+/// Port of the resolver.
 const DNS: u16 = 53;
 
-/// The network of one user: what the helper was told, and its hands. What is really there is asked of the kernel.
+/// Network of one user: what the helper was told, and its sockets to the kernel. The state itself is read from the
+/// kernel.
 #[derive(Debug)]
 pub struct Host {
     owner: Owner,
@@ -44,7 +45,7 @@ pub struct Host {
     attached: HashMap<VmId, Attachment>,
 }
 
-/// What every network is made with: nft, and this process's confinement.
+/// Tools for all networks: nft, and this process's confinement.
 #[derive(Debug, Clone)]
 pub struct Tools {
     nft: Nft,
@@ -52,7 +53,7 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Confines this process, for good. Must be called before there is a thread.
+    /// Confines this process irrevocably. Must be called before there is a second thread.
     pub fn confine() -> io::Result<Self> {
         let nft = Nft::find().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "nft is not installed"))?;
         let confinement = crate::confine::enter(&nft)?;
@@ -61,7 +62,7 @@ impl Tools {
 }
 
 impl Host {
-    /// The network of `owner`, in the network namespace of this thread.
+    /// Network of `owner`, in the network namespace of this thread.
     pub fn new(owner: Owner, scope: Scope, tools: Tools) -> io::Result<Self> {
         Ok(Self {
             owner,
@@ -76,7 +77,7 @@ impl Host {
         })
     }
 
-    /// Carries out a request; descriptors go along with some answers.
+    /// Carries out a request; some answers have descriptors attached.
     pub fn carry_out(&mut self, request: Request) -> (Answer, Vec<OwnedFd>) {
         if let Err(refusal) = check(&request) {
             return (Answer::Failed { reason: refusal.to_string() }, Vec::new());
@@ -102,7 +103,7 @@ impl Host {
         let mut made = Vec::new();
         let ensured = self.build(block, network, host, &mut made);
         if ensured.is_err() {
-            // Nothing is left of what did not work; that it did not is what is reported.
+            // A failed request leaves nothing behind; its own error is reported.
             for bridge in made {
                 let _ = link::delete(&mut self.netlink, bridge);
             }
@@ -110,7 +111,7 @@ impl Host {
         ensured
     }
 
-    /// The tables come last: what fails before them has changed no rule.
+    /// Makes the network. The tables come last: a failure before them has changed no rule.
     fn build(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr], made: &mut Vec<u32>) -> Answered {
         if self.scope == Scope::OwnNamespace
             && let Some(lo) = link::find(&mut self.netlink, "lo")?
@@ -123,7 +124,7 @@ impl Host {
         let resolver = SocketAddrV4::new(gateway(block, 0)?, DNS);
         let answer = match (UdpSocket::bind(resolver), TcpListener::bind(resolver)) {
             (Ok(udp), Ok(tcp)) => (Answer::Resolver, vec![udp.into(), tcp.into()]),
-            // Whoever asks has them since an earlier time.
+            // The client has the sockets from an earlier request.
             (Err(error), _) | (_, Err(error)) if error.kind() == io::ErrorKind::AddrInUse => (Answer::Done, Vec::new()),
             (Err(error), _) | (_, Err(error)) => return Err(error),
         };
@@ -147,8 +148,9 @@ impl Host {
         link::set_up(&mut self.netlink, bridge.index)
     }
 
-    /// Whether the gateway's address is free, or ours already. On a machine that has a life beside VMs all of the block must
-    /// be: its user chose it, and would be the router or the resolver that others mean.
+    /// Refuses a block that others use. In banger's own namespace only the gateway's address must be free or ours; in
+    /// the host's namespace the whole block must be: its user chose it and would otherwise pose as a router or resolver
+    /// of others.
     fn nobody_elses(&mut self, block: Cidr, gateway: Ipv4Addr) -> io::Result<()> {
         let wanted = if self.scope == Scope::OwnNamespace { Cidr::host(gateway) } else { block };
         let links = link::list(&mut self.netlink)?;
@@ -159,11 +161,11 @@ impl Host {
         if ours.iter().any(|route| route.prefix == 32 && !block.contains(route.first)) {
             return Err(io::Error::other("networks are cut from another block already"));
         }
-        // Everything, or either half of it (as some VPNs have it), is the way to what is nobody's here.
+        // A default route, or either half of one (as some VPNs have), leads to addresses that nobody uses here.
         let to = others.iter().filter(|to| to.prefix > 1).filter_map(|to| Cidr::new(to.first, to.prefix));
         let mut to = to.filter(|to| to.overlaps(wanted));
         match to.next() {
-            // What came after ours was made is no reason to take ours away.
+            // A route added after our network was made is no reason to remove the network.
             Some(to) if !ours.iter().any(|route| (route.first, route.prefix) == (gateway, 32)) => {
                 Err(io::Error::other(format!("{wanted} is somebody else's here: there is a route to {to}")))
             }
@@ -171,13 +173,13 @@ impl Host {
         }
     }
 
-    /// The network that a link is the bridge of, if it says that it is ours.
+    /// Number of the network whose bridge this link is, if it is marked as ours.
     fn network_of(&self, link: &Link) -> Option<u8> {
         let network = (0..NETWORKS).find(|network| link.name == self.owner.bridge(*network))?;
         (link.alias.as_deref() == Some(&self.owner.bridge_alias(network))).then_some(network)
     }
 
-    /// The link of this name, if it says that it is ours.
+    /// Link of this name, if it is marked as ours.
     fn ours(&mut self, name: &str, alias: &str) -> io::Result<Link> {
         let link = link::find(&mut self.netlink, name)?.ok_or(io::ErrorKind::NotFound)?;
         if link.alias.as_deref() == Some(alias) {
@@ -197,18 +199,18 @@ impl Host {
         let mut made = link::find(&mut self.netlink, &name)?.is_none();
         let may_stand = !made || self.attached.contains_key(&attachment.vm);
         if known.is_none() && may_stand && self.find_attached(&attachment.vm)?.is_some() {
-            // It stood elsewhere: as this helper or an earlier one put it there.
+            // An earlier helper, or this one, attached it at another address.
             self.detach(&attachment.vm)?;
             made = true;
         }
         let tap = if made {
-            // In a namespace of its own the user is the one that is root there.
+            // In a namespace of its own, that user is root.
             let user = if self.scope == Scope::OwnNamespace { 0 } else { self.owner.0 };
             let tap = Tap::make(tap::Name::new(&name)?)?;
             tap.give(user)?;
             let link = link::find(&mut self.netlink, &name)?.ok_or(io::ErrorKind::NotFound)?;
             link::set_alias(&mut self.netlink, link.index, &alias)?;
-            // It says whose it is before it stays.
+            // Marked before it is made persistent.
             tap.keep()?;
             link
         } else {
@@ -217,7 +219,7 @@ impl Host {
         let change = rules::attach(self.owner, address, &attachment, known.as_ref());
         let placed = self.bring_up(&tap, address, &attachment, &change);
         if placed.is_err() && made {
-            // Nothing is left of what did not work, in the rules neither; that it did not is what is reported.
+            // A failed request leaves nothing behind, not even rules; its own error is reported.
             let _ = self.detach(&attachment.vm);
         }
         placed?;
@@ -225,7 +227,7 @@ impl Host {
         Ok(())
     }
 
-    /// On its bridge, under its rules, and only then up.
+    /// Connects a tap to its bridge and applies its rules before the link goes up.
     fn bring_up(&mut self, tap: &Link, address: Ipv4Addr, attachment: &Attachment, change: &Change) -> io::Result<()> {
         let bridge = self.owner.bridge(attachment.network);
         let bridge = self.ours(&bridge, &self.owner.bridge_alias(attachment.network))?;
@@ -244,7 +246,7 @@ impl Host {
         }
     }
 
-    /// Where a VM stands, also one that an earlier helper attached.
+    /// Finds an attached VM, also one attached by an earlier helper.
     fn find_attached(&mut self, vm: &VmId) -> io::Result<Option<AttachedVm>> {
         let known = self.attached.get(vm).zip(self.block);
         let address = known.and_then(|(known, block)| names::address(block, known.network, known.host));
@@ -293,7 +295,7 @@ impl Host {
         self.clear(known.is_empty())
     }
 
-    /// Removes bridges that no tap stands on, and with the last VM the first bridge and the tables too.
+    /// Removes bridges without a tap, and with the last VM also the first bridge and the tables.
     fn clear(&mut self, everything: bool) -> io::Result<()> {
         let links = link::list(&mut self.netlink)?;
         for bridge in &links {
@@ -310,7 +312,7 @@ impl Host {
         Ok(())
     }
 
-    /// The VMs that have a tap.
+    /// VMs that have a tap.
     fn taps(&mut self) -> io::Result<Vec<VmId>> {
         let links = link::list(&mut self.netlink)?;
         Ok(links.iter().filter_map(|link| self.owner.vm_of(link.alias.as_deref()?)).collect())
@@ -320,7 +322,7 @@ impl Host {
         let (rules, owner) = (&mut self.rules, self.owner);
         let attached = status::attached(rules, owner)?;
         let address = |vm: &VmId| attached.iter().find(|attached| attached.vm == *vm).map(|attached| attached.address);
-        // Of one that stands nowhere nothing was denied.
+        // A VM that is not attached has no denials.
         let of = of.map(|vm| address(vm).unwrap_or(Ipv4Addr::UNSPECIFIED));
         let (denied, denials) = (status::denied(rules, owner)?, status::denials(rules, owner, of)?);
         Ok(banger_proto::helper::Status { vms: self.taps()?, confinement: self.confinement.clone(), denied, denials })

@@ -1,4 +1,5 @@
-//! The rules, as nftables' text and as elements of its sets: pure functions. Each change is one transaction.
+//! Renders the firewall rules, as nftables text and as elements of sets: pure functions. Each change is one
+//! transaction.
 //!
 //! ```text
 //!  bridge prerouting   a frame from a tap must come from its VM's MAC and IPv4 address; ARP too; nothing else passes
@@ -8,8 +9,9 @@
 //!  inet postrouting    what leaves gets the namespace's own address
 //! ```
 //!
-//! The chain an address leads to is its VM's policy: one that all share, so that coming, going and learning are elements of
-//! sets and need no text and no program, or one with the VM's own rules. Replacing either is one transaction.
+//! The chain an address leads to is its VM's policy. VMs without own rules share a chain, so that attaching, detaching
+//! and learning only change elements of sets and run no program. A VM with own rules has a chain of its own. Replacing
+//! either is one transaction.
 
 use crate::{
     names::{self, Owner},
@@ -23,42 +25,43 @@ use banger_proto::{
 };
 use std::{fmt::Write, net::Ipv4Addr, time::Duration};
 
-/// Destinations that are remembered when packets to them were denied; of protocols without ports.
+/// Most denied destinations kept; the second number is for protocols without ports.
 const MAX_DENIALS: (u32, u32) = (65_536, 16_384);
-/// Denied packets of one VM that are noted at once, and in a second: no VM fills the memory of what was denied to others.
+/// Burst of one VM's denied packets that is recorded, and the rate per second after it: no VM fills the record of other
+/// VMs' denials.
 const NOTED: (u32, u32) = (256, 1);
-/// How long they are, in seconds.
+/// How long denials are kept, in seconds.
 pub(crate) const DENIALS_KEPT: u32 = 3600;
-/// Addresses one VM may have learnt at a time.
+/// Most addresses learned for one VM at a time.
 const MAX_LEARNED: u32 = 4096;
-/// How much longer than its answer an address is open, in seconds: a connection is begun after the answer was read, and
-/// its first packet is sent again after one, three and seven.
+/// Seconds an address stays open after its answer expires: a connection starts after the answer was read, and its first
+/// packet is resent after one, three and seven seconds.
 const GRACE: u32 = 10;
 
-/// Whose network namespace the rules are in.
+/// Network namespace the rules are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Banger's own: nothing else is in it.
+    /// Banger's own namespace, with nothing else in it.
     OwnNamespace,
-    /// The machine's, which has a life beside VMs: its administrator sets this block aside for them.
+    /// The host's namespace, which serves other purposes too; its administrator reserves this block for VMs.
     Machine(Cidr),
 }
 
-/// What is to be done to the rules: all of it, or nothing.
+/// Change of the rules, applied as one transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// As a text, which `nft` applies.
+    /// nftables text, which `nft` applies.
     Text(String),
-    /// To sets only.
+    /// Changes of sets only.
     Edits(Vec<Edit>),
 }
 
-/// The tables, whole: rules are replaced, and what is known of VMs stays.
+/// The user's complete tables: rules are replaced, and elements of VMs stay.
 pub fn tables(owner: Owner, scope: Scope, block: Cidr, network: u8, host: &[Ipv4Addr]) -> String {
     let (table, bridges) = (owner.table(), owner.bridges());
     let closed = list(&CLOSED);
-    // A monitor stands in banger's own namespace too: whatever it sends by itself goes nowhere. On a machine that is
-    // shared, what is not from or to a guest is none of our business.
+    // A VMM is in banger's own namespace too: packets it sends by itself are dropped. In the host's namespace, packets
+    // that are not from or to a guest are not banger's business.
     let others = match scope {
         Scope::OwnNamespace => "drop",
         Scope::Machine(_) => "accept",
@@ -120,7 +123,8 @@ add rule bridge {table} guest ether type arp arp htype 1 arp ptype ip arp hlen 6
 add rule bridge {table} guest counter drop
 "#
     );
-    // Where the kernel shows this hook what only passes a bridge (br_netfilter), peers meet here too.
+    // Where the kernel passes bridged packets to this hook (br_netfilter), packets between VMs of a network arrive here
+    // too.
     if network != 0 {
         let bridge = owner.bridge(network);
         let _ = writeln!(text, "add element inet {table} networks {{ \"{bridge}\" . \"{bridge}\" }}");
@@ -131,8 +135,8 @@ add rule bridge {table} guest counter drop
     text
 }
 
-/// Attaches a VM under its policy, or gives an attached one another policy. Rules that are there already stay, with
-/// what was learnt for them.
+/// Attaches a VM under its policy, or gives an attached one another policy. If the rules are unchanged, they stay with
+/// the addresses learned for them.
 pub fn attach(owner: Owner, address: Ipv4Addr, attachment: &Attachment, current: Option<&AttachedVm>) -> Change {
     let (vm, policy) = (&attachment.vm, &attachment.policy);
     let (own, rules) = (names::chain(vm), fingerprint(policy));
@@ -166,7 +170,7 @@ pub fn attach(owner: Owner, address: Ipv4Addr, attachment: &Attachment, current:
     Change::Edits(before.into_iter().chain(after).collect())
 }
 
-/// The whole chain anew, and the way to it.
+/// Renders the VM's chain anew and the map element that leads to it.
 fn with_rules(owner: Owner, address: Ipv4Addr, attachment: &Attachment, stands: bool, rules: u64) -> String {
     let (table, vm, policy) = (owner.table(), &attachment.vm, &attachment.policy);
     let chain = names::chain(vm);
@@ -183,12 +187,12 @@ fn with_rules(owner: Owner, address: Ipv4Addr, attachment: &Attachment, stands: 
     text + &elements(owner, vm, address, &chain, &mark(rules))
 }
 
-/// What is written on a VM's way to its own chain besides whose it is.
+/// Part of the element's comment that identifies the rules of a VM's own chain.
 fn mark(rules: u64) -> String {
     format!(" rules {rules:x}")
 }
 
-/// A VM's elements in the sets that all share.
+/// Elements of a VM in the shared sets.
 fn elements(owner: Owner, vm: &VmId, address: Ipv4Addr, chain: &str, rules: &str) -> String {
     let (table, comment) = (owner.table(), owner.tap_alias(vm));
     format!(
@@ -207,8 +211,8 @@ fn policy_rules(policy: &Policy, vm: &VmId) -> Vec<String> {
         rules.extend(matches(filter).map(|matches| format!("{matches} goto denied")));
     }
     if policy.allow.iter().any(|filter| filter.to == To::Learned) {
-        // A connection outlives the answer that opened it, but not the rules that did; and what was learnt may have
-        // become the host's own address since.
+        // A connection may outlive the answer that opened it, but not the rules; and a learned address may have become
+        // the host's own since.
         let mark = u32::try_from(fingerprint(policy) & 0xffff_ffff).expect("32 bits") | 1;
         let open = format!("ct mark set {mark:#x} accept");
         rules.push(format!("ip daddr != @host ct state established ct mark {mark:#x} accept"));
@@ -233,7 +237,7 @@ fn matches(filter: &Filter) -> Option<String> {
     })
 }
 
-/// A number that changes when the policy does, or what rules are made of it (FNV-1a).
+/// Hash of a policy and of the version of the rules made from it (FNV-1a).
 fn fingerprint(policy: &Policy) -> u64 {
     const WRITTEN: u8 = 2;
     let text = serde_json::to_vec(&(WRITTEN, policy)).expect("a policy serializes");
@@ -241,12 +245,12 @@ fn fingerprint(policy: &Policy) -> u64 {
     text.iter().fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
-/// Nothing of a VM that stands at an address, under a chain.
+/// Removes an attached VM.
 pub fn detach(owner: Owner, attached: &AttachedVm) -> Change {
     let AttachedVm { vm, address, chain, .. } = attached;
     if *chain == names::chain(vm) {
         let (table, tap, owned) = (owner.table(), names::tap(vm), owner_element(vm, *address));
-        // Added before it is taken away: whoever tidied up by hand is no reason to fail.
+        // Added before it is deleted: a deletion of a missing element would fail, as after a manual clean-up.
         return Change::Text(format!(
             "{}add element bridge {table} taps {{ \"{tap}\" }}\n\
              delete element bridge {table} taps {{ \"{tap}\" }}\n\
@@ -261,7 +265,7 @@ pub fn detach(owner: Owner, attached: &AttachedVm) -> Change {
     Change::Edits(edits)
 }
 
-/// No chain of a VM's own and no way to it.
+/// Deletes a VM's own chain and the map element that leads to it.
 fn no_rules(owner: Owner, vm: &VmId, address: Ipv4Addr) -> String {
     let (table, chain) = (owner.table(), names::chain(vm));
     format!(
@@ -271,7 +275,7 @@ fn no_rules(owner: Owner, vm: &VmId, address: Ipv4Addr) -> String {
     )
 }
 
-/// The sets of what a VM learnt: made where they are not there, and emptied (`flush`) or gone (`delete`).
+/// Sets of addresses learned for a VM: made if missing, then emptied (`flush`) or deleted (`delete`).
 fn learned_sets(owner: Owner, vm: &VmId, and: &str) -> String {
     let table = owner.table();
     let sets = [(names::learned_any(vm), "ipv4_addr"), (names::learned_port(vm), "ipv4_addr . inet_service")];
@@ -284,13 +288,13 @@ fn learned_sets(owner: Owner, vm: &VmId, and: &str) -> String {
     sets.map(text).concat()
 }
 
-/// No tables.
+/// Deletes the user's tables.
 pub fn nothing(owner: Owner) -> String {
     let table = owner.table();
     ["inet", "bridge"].map(|family| format!("add table {family} {table}\ndelete table {family} {table}\n")).concat()
 }
 
-/// Addresses that a rule opens from now on. Those that are open already are so anew.
+/// Opens learned addresses. The timeout of addresses already open starts again.
 pub fn learn(owner: Owner, vm: &VmId, port: Option<u16>, addresses: &[Ipv4Addr], ttl: u32) -> Change {
     let name = if port.is_some() { names::learned_port(vm) } else { names::learned_any(vm) };
     let set = owner.set((Family::Inet, &name));
@@ -305,7 +309,7 @@ pub fn learn(owner: Owner, vm: &VmId, port: Option<u16>, addresses: &[Ipv4Addr],
     Change::Edits(vec![set.add(timed.clone()), set.remove(keys), set.add(timed)])
 }
 
-/// Tap, MAC and IPv4 address, as the anti-spoofing set has them.
+/// Tap, MAC and IPv4 address, as an element of the anti-spoofing set.
 fn owner_element(vm: &VmId, address: Ipv4Addr) -> String {
     format!("\"{}\" . {} . {address}", names::tap(vm), names::mac(address))
 }

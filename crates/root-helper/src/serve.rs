@@ -1,4 +1,4 @@
-//! One conversation: a frame in, a frame out. A frame that is too large, or no request, ends it.
+//! Serves one connection: a frame in, a frame out. A frame that is too large or no request ends it.
 
 use banger_proto::{
     framing::{self, HEADER},
@@ -15,12 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the rest of a frame may take once it has begun, and the reading of an answer.
+/// How long the rest of a frame may take once it has begun, and the sending of an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Descriptors that go along with one answer, at most.
+/// Most descriptors attached to one answer.
 const MAX_DESCRIPTORS: usize = 2;
 
-/// Reads one request; `None` when the other side has gone.
+/// Reads one request; `None` when the peer has closed the connection.
 pub fn read(stream: &mut impl Read) -> io::Result<Option<Request>> {
     let mut header = [0; HEADER];
     match stream.read(&mut header[..1])? {
@@ -36,7 +36,7 @@ pub fn read(stream: &mut impl Read) -> io::Result<Option<Request>> {
     framing::decode(&body).map(Some).map_err(io::Error::other)
 }
 
-/// Serves requests until the other side goes.
+/// Serves requests until the peer closes the connection.
 pub fn serve(mut stream: &UnixStream, mut carry_out: impl FnMut(Request) -> (Answer, Vec<OwnedFd>)) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     while let Some(request) = read(&mut Frame { stream, until: None })? {
@@ -46,7 +46,7 @@ pub fn serve(mut stream: &UnixStream, mut carry_out: impl FnMut(Request) -> (Ans
     Ok(())
 }
 
-/// One frame as it comes: for its first byte there is time, and then not much.
+/// Reader of one frame: without a timeout for its first byte, with one for the rest.
 struct Frame<'a> {
     stream: &'a UnixStream,
     until: Option<Instant>,

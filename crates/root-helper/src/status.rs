@@ -1,4 +1,4 @@
-//! What the kernel remembers: who stands where, and what was denied.
+//! State read from the kernel: attached VMs and denials.
 
 use crate::{
     names::{self, Owner},
@@ -8,27 +8,27 @@ use banger_netlink::{Socket, nft::Element};
 use banger_proto::{helper::Denial, name::VmId};
 use std::{io, net::Ipv4Addr, time::Duration};
 
-/// Denials that are told at once: the latest.
+/// Most denials reported at once, the latest ones.
 const MAX_DENIALS: usize = 256;
-/// Where a VM stands in the rules.
+/// VM attached to the network, as its element in the rules says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachedVm {
-    /// Who.
+    /// Id of the VM.
     pub vm: VmId,
     /// Its address.
     pub address: Ipv4Addr,
-    /// The chain that decides about its packets.
+    /// Chain that decides about its packets.
     pub chain: String,
-    /// Of a VM with rules of its own: which ones they are.
+    /// Fingerprint of its own rules, if it has some.
     pub fingerprint: Option<u64>,
 }
 
-/// Every VM that has a place in the rules.
+/// Lists all attached VMs.
 pub(crate) fn attached(rules: &mut Socket, owner: Owner) -> io::Result<Vec<AttachedVm>> {
     Ok(owner.set(names::VMS).list(rules)?.into_iter().filter_map(|element| attached_vm(owner, element)).collect())
 }
 
-/// Who stands at an address.
+/// Returns the VM attached at an address.
 pub(crate) fn attached_at(rules: &mut Socket, owner: Owner, address: Ipv4Addr) -> io::Result<Option<AttachedVm>> {
     let element = owner.set(names::VMS).get(rules, address.octets().to_vec())?;
     Ok(element.and_then(|element| attached_vm(owner, element)))
@@ -45,13 +45,13 @@ fn attached_vm(owner: Owner, element: Element) -> Option<AttachedVm> {
     })
 }
 
-/// Packets denied to each source.
+/// Number of packets denied to each source.
 pub(crate) fn denied(rules: &mut Socket, owner: Owner) -> io::Result<Vec<(Ipv4Addr, u64)>> {
     let elements = owner.set(names::DENIED_BY).list(rules)?;
     Ok(elements.iter().filter_map(|element| Some((address(&element.key, 0)?, element.packets))).collect())
 }
 
-/// What was denied, to one source or to all, the latest first.
+/// Denials of one source or of all, the latest first.
 pub(crate) fn denials(rules: &mut Socket, owner: Owner, to: Option<Ipv4Addr>) -> io::Result<Vec<Denial>> {
     let mut elements = Vec::new();
     for set in names::DENIALS {
@@ -66,7 +66,7 @@ pub(crate) fn denials(rules: &mut Socket, owner: Owner, to: Option<Ipv4Addr>) ->
 
 fn denial(element: &Element) -> Option<Denial> {
     let key = &element.key;
-    // What has the set's own time does not say so.
+    // An element with the set's default timeout does not carry one.
     let timeout = element.timeout.unwrap_or(Duration::from_secs(DENIALS_KEPT.into()));
     let age = timeout.saturating_sub(element.left.unwrap_or(timeout)).as_secs();
     Some(Denial {
@@ -83,13 +83,13 @@ fn address(key: &[u8], at: usize) -> Option<Ipv4Addr> {
     Some(<[u8; 4]>::try_from(key.get(at..at + 4)?).ok()?.into())
 }
 
-/// Forgets what was denied to an address that is nobody's any more: the next VM there begins with nothing.
+/// Forgets the denials of an address that is free again, so that the next VM there begins with none.
 pub(crate) fn forget(rules: &mut Socket, owner: Owner, of: Ipv4Addr) -> io::Result<()> {
     if owner.set(names::DENIED_BY).get(rules, of.octets().to_vec())?.is_none() {
         return Ok(());
     }
     let [denials, other] = names::DENIALS;
-    // The one that says that there is something to forget is the last.
+    // The last set is the one that says there is something to forget.
     for set in [denials, other, names::DENIAL_RATE, names::DENIED_BY] {
         owner.set(set).remove_where(rules, |key| address(key, 0) == Some(of))?;
     }

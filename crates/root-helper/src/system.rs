@@ -1,7 +1,7 @@
-//! The helper for a whole machine: the socket comes from systemd, and the kernel says who is at its other end.
+//! System mode: the socket comes from systemd, and the kernel identifies the peer.
 //!
-//! Every user has tables, bridges and taps of an own name; none can name another's. Of one user one request is carried out
-//! at a time, and of everybody one beside the others: nobody waits for somebody else's.
+//! Each user has tables, bridges and taps named after the user; no request can name another's. Requests of one user are
+//! carried out one at a time, those of different users side by side: no user waits for another.
 
 #![expect(unsafe_code, reason = "a descriptor that systemd hands over has a number and no owner")]
 
@@ -17,19 +17,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Conversations at once, of all users and of one. One more of one user is hung up on; where there are too many in all,
-/// it is the one that was silent longest, so that nobody who has many user ids keeps others out.
+/// Most connections of all users and of one. A further one of the same user is closed. When there are too many in all,
+/// the one that was idle longest is closed, so that a person with many user ids cannot keep others out.
 const MAX_CONNECTIONS: (usize, usize) = (200, 8);
-/// Before the next is waited for when there is no room for one in this process.
+/// Pause after a failed accept, when this process is short of something.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves for ever. Must be called before there is a thread: what confines this one confines those after it.
+/// Serves forever. Must be called before there is a second thread: confinement is inherited by threads made later.
 pub fn run(pool: Cidr) -> io::Result<()> {
     let listener = inherited()?;
     let tools = Tools::confine()?;
     let connections: Arc<Mutex<Connections>> = Arc::default();
     loop {
-        // What goes wrong with one who comes is no reason to be there for nobody.
+        // An error with one client must not end the service for the others.
         if receive(&listener, pool, &tools, &connections).is_err() {
             std::thread::sleep(PAUSE);
         }
@@ -48,7 +48,7 @@ fn receive(
     let Some((number, host)) = lock(connections).admit(uid, &stream, host)? else { return Ok(()) };
     let guard = ConnectionGuard { connections: connections.clone(), number };
     std::thread::Builder::new().spawn(move || {
-        // What breaks a conversation is its other end's affair.
+        // An error ends only this connection.
         let _ = serve::serve(&stream, |request| {
             lock(&guard.connections).note_request(number);
             lock(&host).carry_out(request)
@@ -57,7 +57,7 @@ fn receive(
     Ok(())
 }
 
-/// Who is being served.
+/// Open connections, and the state of their users.
 #[derive(Default)]
 struct Connections {
     open: Vec<Connection>,
@@ -73,7 +73,7 @@ struct Connection {
 }
 
 impl Connections {
-    /// Takes one in, if there is room for it; another of the same user goes on where the first one is.
+    /// Admits a connection if there is room; connections of one user share a [`Host`].
     fn admit(
         &mut self,
         uid: u32,
@@ -86,7 +86,7 @@ impl Connections {
         if self.open.len() >= MAX_CONNECTIONS.0
             && let Some((silent, _)) = self.open.iter().enumerate().min_by_key(|(_, other)| other.last_request)
         {
-            // It may have gone by itself.
+            // The peer may have closed it already.
             let _ = self.open.swap_remove(silent).stream.shutdown(Shutdown::Both);
         }
         let host = match self.hosts.get(&uid) {
@@ -103,8 +103,8 @@ impl Connections {
     }
 }
 
-/// The end of a conversation, however it came. With the last of a user what was told in it is forgotten: what is there is
-/// asked of the kernel.
+/// Removes a connection when it ends, however that happens. With a user's last connection its state is dropped; it is
+/// read from the kernel again.
 struct ConnectionGuard {
     connections: Arc<Mutex<Connections>>,
     number: u64,
@@ -123,7 +123,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The one socket that was passed (`sd_listen_fds(3)`).
+/// The one socket passed by systemd (`sd_listen_fds(3)`).
 fn inherited() -> io::Result<UnixListener> {
     const FIRST: i32 = 3;
     let variable = |name| std::env::var(name).ok();

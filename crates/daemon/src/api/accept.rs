@@ -1,4 +1,4 @@
-//! Who may connect, and what one connection can cost.
+//! Accepts connections: who may connect, and the limits of one connection.
 
 use axum::Router;
 use hyper::service::service_fn;
@@ -12,18 +12,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
-/// Connections served at once; more wait in the socket's backlog.
+/// Most connections served at once; more wait in the socket's backlog.
 const CONNECTIONS: usize = 512;
-/// How long a client may take to send a request's head, and so also how long an idle connection is kept.
+/// How long a client may take to send a request's head, and so how long an idle connection is kept.
 const HEAD_PATIENCE: Duration = Duration::from_secs(60);
 /// Largest head of a request, in bytes.
 const MAX_HEAD: usize = 64 << 10;
 /// How long requests in flight may take once the daemon is told to stop.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
-/// Pause after a failed accept, which is the host's shortage and not a client's fault.
+/// Pause after a failed accept, which means a shortage on the host and is not a client's fault.
 const BREATHER: Duration = Duration::from_millis(100);
 
-/// The process at the other end of a connection, as the kernel vouches for it.
+/// Peer of a connection, as the kernel identifies it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) UCred);
 
@@ -33,7 +33,7 @@ pub(super) async fn serve(listener: UnixListener, router: Router, stop: Cancella
     let uid = rustix::process::geteuid().as_raw();
     let mut connections = JoinSet::new();
     loop {
-        // Nothing is accepted without a place, so a flood waits in the backlog.
+        // A connection is accepted only with a permit, so a flood waits in the backlog.
         let place = tokio::select! {
             place = places.clone().acquire_owned() => place.expect("the semaphore is never closed"),
             () = stop.cancelled() => break,
@@ -59,7 +59,7 @@ pub(super) async fn serve(listener: UnixListener, router: Router, stop: Cancella
         }
     }
     drop(listener);
-    // Idle connections end at once, requests in flight have a moment, streams are cut.
+    // Idle connections end at once, requests in flight get a short time, streams are cut.
     let _ = tokio::time::timeout(LAST_ANSWERS, async { while connections.join_next().await.is_some() {} }).await;
 }
 

@@ -1,4 +1,4 @@
-//! Answers that are not a service's result: failures, and bodies that do not parse.
+//! Answers other than a service's result: failures, and requests that do not parse.
 
 use crate::failures::because;
 use axum::{
@@ -17,7 +17,7 @@ use banger_proto::{
 use serde::de::DeserializeOwned;
 use tracing::Instrument as _;
 
-/// A [`Failure`] as an HTTP answer.
+/// A [`Failure`] as HTTP response.
 #[derive(Debug)]
 pub(super) struct Refusal(Failure);
 
@@ -30,7 +30,7 @@ impl<E: Into<Failure>> From<E> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Self(mut failure) = self;
-        // Streams carry their operation's id; a refusal is logged under one of its own.
+        // Streams carry their operation's id; a refusal is logged under an id of its own.
         let operation = failure.operation.get_or_insert_with(crate::random::operation_id).clone();
         tracing::info!(id = %operation, code = failure.code.as_str(), %failure, "refused");
         let status = StatusCode::from_u16(http_status(failure.code)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -38,7 +38,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A JSON body. An empty one is the type's default: every field of every body is optional or the body is refused.
+/// JSON body. An empty one is the type's default; types with required fields refuse it.
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
 
@@ -58,7 +58,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     }
 }
 
-/// What a path names, decoded.
+/// Decoded path parameters.
 #[derive(Debug)]
 pub(super) struct Named(pub(super) String);
 
@@ -75,7 +75,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-/// Work that is not to be left half way: a client that goes away takes what answers it along, and this goes on.
+/// Runs work that must not be abandoned half way: it continues when the client disconnects.
 pub(super) async fn whole<T: Send + 'static>(
     work: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, Failure> {
@@ -83,12 +83,12 @@ pub(super) async fn whole<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(because(Code::Internal, "the request's work has stopped", &error)))
 }
 
-/// The query, or why it is refused.
+/// Query parameters, or the reason they are refused.
 pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
     query.map(|Query(value)| value).map_err(|error| Failure::new(Code::Invalid, error.body_text()))
 }
 
-/// Answer to a path nobody serves.
+/// Answer to an unknown path.
 pub(super) async fn no_such_path(uri: Uri) -> Refusal {
     let path: String = uri.path().chars().take(200).collect();
     Failure::new(Code::NotFound, format!("this daemon has no {path:?}"))
@@ -96,7 +96,7 @@ pub(super) async fn no_such_path(uri: Uri) -> Refusal {
         .into()
 }
 
-/// Answer to a method the path does not have.
+/// Answer to a method the path does not support.
 pub(super) async fn no_such_method(method: Method, uri: Uri) -> Refusal {
     let path: String = uri.path().chars().take(200).collect();
     Failure::new(Code::Invalid, format!("{path:?} does not take {method}")).into()

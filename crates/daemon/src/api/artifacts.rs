@@ -28,7 +28,7 @@ use serde::Deserialize;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Available {
-    /// The catalog's too.
+    /// Whether to list the catalogs' kernels too.
     #[serde(default)]
     available: bool,
 }
@@ -37,10 +37,10 @@ pub(super) struct Available {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Look {
-    /// Every byte is compared with the manifest.
+    /// Whether to compare every byte with the manifest.
     #[serde(default)]
     verify: bool,
-    /// One that only a catalog has is not found.
+    /// Whether to look only at this host, not in the catalogs.
     #[serde(default)]
     here: bool,
 }
@@ -49,25 +49,25 @@ pub(super) struct Look {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Dry {
-    /// Only says what would go.
+    /// Whether only to report what would be removed.
     #[serde(default)]
     dry_run: bool,
 }
 
-/// The images on this host.
+/// Lists the images on this host.
 #[utoipa::path(get, path = "/v1/images", tag = "image", responses((status = 200, body = Vec<Image>)))]
 pub(super) async fn images(State(context): State<Shared>) -> Result<Json<Vec<Image>>, Refusal> {
     Ok(Json(context.services.images.list_images().await?))
 }
 
-/// One image, by name, id or unique prefix of its id.
+/// Shows one image, by name, id or unique prefix of its id.
 #[utoipa::path(get, path = "/v1/images/{ref}", tag = "image", params(("ref" = String, Path)),
     responses((status = 200, body = Image), (status = "4XX", body = Failure)))]
 pub(super) async fn image(State(context): State<Shared>, Named(image): Named) -> Result<Json<Image>, Refusal> {
     Ok(Json(context.services.images.show_image(&image).await?))
 }
 
-/// Makes an image of a catalog, a registry or a file be here.
+/// Pulls an image from a catalog, a registry or a file.
 #[utoipa::path(post, path = "/v1/images/pull", tag = "image", request_body = PullImage,
     responses((status = 200, body = Event<Image>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn pull_image(
@@ -81,7 +81,7 @@ pub(super) async fn pull_image(
     }))
 }
 
-/// Makes a file of the user's an image, without copying it.
+/// Registers a user's file as an image, without copying it.
 #[utoipa::path(post, path = "/v1/images/register", tag = "image", request_body = RegisterImage,
     responses((status = 200, body = Event<Image>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn register_image(
@@ -95,7 +95,7 @@ pub(super) async fn register_image(
     }))
 }
 
-/// Builds an image from Debian's packages.
+/// Builds an image from Debian packages.
 #[utoipa::path(post, path = "/v1/images/build", tag = "image", request_body = BuildImage,
     responses((status = 200, body = Event<Image>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn build_image(
@@ -109,7 +109,7 @@ pub(super) async fn build_image(
     }))
 }
 
-/// Copies an image that is a file of the user's into the store.
+/// Copies an image that is a user's file into the store.
 #[utoipa::path(post, path = "/v1/images/{ref}/promote", tag = "image", params(("ref" = String, Path)),
     responses((status = 200, body = Event<Image>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn promote_image(State(context): State<Shared>, Named(image): Named) -> Result<Response, Refusal> {
@@ -120,7 +120,7 @@ pub(super) async fn promote_image(State(context): State<Shared>, Named(image): N
     }))
 }
 
-/// Writes an image as a catalog can offer it.
+/// Writes an image as a bundle that a catalog can offer.
 #[utoipa::path(post, path = "/v1/images/{ref}/bundle", tag = "image", params(("ref" = String, Path)), request_body = BundleImage,
     responses((status = 200, body = Event<ImageBundle>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn bundle_image(
@@ -133,7 +133,7 @@ pub(super) async fn bundle_image(
     }))
 }
 
-/// Empties the cache of layers of what no pull reads.
+/// Removes layers from the cache that no pull is reading.
 #[utoipa::path(post, path = "/v1/images/cache/prune", tag = "image", params(Dry),
     responses((status = 200, body = CachePruned), (status = "4XX", body = Failure)))]
 pub(super) async fn prune_cache(
@@ -144,7 +144,7 @@ pub(super) async fn prune_cache(
     Ok(Json(context.services.images.prune_cache(dry_run).await?))
 }
 
-/// Takes away a name, and with its last name an image nobody uses; by its id, an image with all its names.
+/// Removes a name, and with its last name an image nobody uses; by its id, an image with all its names.
 #[utoipa::path(delete, path = "/v1/images/{ref}", tag = "image", params(("ref" = String, Path)),
     responses((status = 200, body = Event<serde_json::Value>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn delete_image(State(context): State<Shared>, Named(image): Named) -> Result<Response, Refusal> {
@@ -154,7 +154,7 @@ pub(super) async fn delete_image(State(context): State<Shared>, Named(image): Na
     }))
 }
 
-/// The kernels on this host, and with `available` those of the catalogs.
+/// Lists the kernels on this host, and with `available` those of the catalogs.
 #[utoipa::path(get, path = "/v1/kernels", tag = "kernel", params(Available),
     responses((status = 200, body = Vec<Kernel>)))]
 pub(super) async fn kernels(
@@ -165,13 +165,13 @@ pub(super) async fn kernels(
     Ok(Json(context.services.images.list_kernels(available).await?))
 }
 
-/// The catalogs of kernels, the one that decides first.
+/// Lists the kernel catalogs, highest precedence first.
 #[utoipa::path(get, path = "/v1/kernel-catalogs", tag = "kernel", responses((status = 200, body = Vec<KernelCatalog>)))]
 pub(super) async fn kernel_catalogs(State(context): State<Shared>) -> Json<Vec<KernelCatalog>> {
     Json(context.services.images.kernel_catalogs().await)
 }
 
-/// One kernel.
+/// Shows one kernel.
 #[utoipa::path(get, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path), Look),
     responses((status = 200, body = Kernel), (status = "4XX", body = Failure)))]
 pub(super) async fn kernel(
@@ -187,7 +187,7 @@ pub(super) async fn kernel(
     Ok(Json(images.show_kernel(&name, verify).await?))
 }
 
-/// Makes a catalog's kernel be here.
+/// Pulls a kernel from a catalog.
 #[utoipa::path(post, path = "/v1/kernels/pull", tag = "kernel", request_body = PullKernel,
     responses((status = 200, body = Event<Kernel>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn pull_kernel(
@@ -202,7 +202,7 @@ pub(super) async fn pull_kernel(
     }))
 }
 
-/// Makes a kernel from a directory, a package or a file of the user's.
+/// Imports a kernel from a user's directory, package or file.
 #[utoipa::path(post, path = "/v1/kernels/import", tag = "kernel", request_body = ImportKernel,
     responses((status = 200, body = Event<Kernel>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn import_kernel(

@@ -1,9 +1,9 @@
-//! The OpenAPI document, generated from the handlers and the types they speak. `docs/openapi.json` is its committed copy.
+//! OpenAPI document, generated from the handlers and their types. `docs/openapi.json` is its committed copy.
 
 use super::{artifacts, host, vms, workspaces};
 use utoipa::OpenApi;
 
-/// The API as OpenAPI 3.1.
+/// The API in OpenAPI 3.1.
 pub fn document() -> utoipa::openapi::OpenApi {
     Paths::openapi()
 }
@@ -69,7 +69,7 @@ mod tests {
         assert!(committed == now, "docs/openapi.json is not what the handlers say: run this test with BANGER_UPDATE=1");
     }
 
-    /// Every path of the contract's table is served, and nothing else.
+    /// Every path in the contract's table is served, and no other.
     #[test]
     fn the_paths_are_those_of_the_contract() {
         let contract = include_str!("../../../proto/src/api.rs");

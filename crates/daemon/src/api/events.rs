@@ -1,7 +1,7 @@
-//! Operations that stream their progress: one task each, cancelled when its client goes away.
+//! Operations that stream their progress: one task each, canceled when its client disconnects.
 //!
-//! A daemon that is told to end hangs up on its clients. None of them has left: what is in progress is left as it is, and the
-//! next daemon makes of it what it makes of that after one that was killed.
+//! A daemon that is told to end closes its clients' connections. That does not cancel their operations: the work in
+//! progress is left as it is, and the next daemon treats it as after a daemon that was killed.
 
 use crate::operation::{BACKLOG, Operation, line};
 use axum::{
@@ -18,22 +18,22 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-/// The media type of an event stream.
+/// Media type of an event stream.
 const NDJSON: &str = "application/x-ndjson";
 
-/// Where an operation tells things that must arrive: a slow client is waited for, one that is gone is not.
+/// Sink for events that must arrive: it waits for a slow client, and not for one that is gone.
 #[derive(Debug, Clone)]
 pub(super) struct Client(mpsc::Sender<Bytes>);
 
 impl Client {
     pub(super) async fn tell<T: Serialize>(&self, event: &Event<T>) {
         let line = line(event);
-        // Gone: nobody is left to tell.
+        // The client is gone.
         let _ = self.0.send(line).await;
     }
 }
 
-/// Runs `work` as an operation and streams what happens. `stop` is the end of the daemon.
+/// Runs `work` as an operation and streams its events. `stop` ends the daemon.
 pub(super) fn stream_of<T, F>(stop: CancellationToken, work: impl FnOnce(Operation, Client) -> F) -> Response
 where
     T: Serialize + Send + Sync + 'static,
@@ -83,12 +83,12 @@ mod tests {
     use super::*;
     use tokio::sync::oneshot;
 
-    /// Whether an operation is told to stop once nobody listens any more.
+    /// Whether an operation is told to stop when its client disconnects.
     async fn is_told(stop: CancellationToken) -> bool {
         let (sender, told) = oneshot::channel();
         let response = stream_of(stop, async move |operation: Operation, client: Client| {
             client.0.closed().await;
-            // Until who runs this has seen it, too.
+            // Waits until the operation has seen it.
             for _ in 0..8 {
                 tokio::task::yield_now().await;
             }

@@ -1,4 +1,4 @@
-//! The daemon itself and its configuration.
+//! The daemon and its configuration over HTTP.
 
 use super::{Shared, answer::Refusal, document::document};
 use axum::{Json, extract::State};
@@ -7,13 +7,13 @@ use banger_proto::api::{
     host::{DaemonStatus, DiskUsage, Setting, Version},
 };
 
-/// The daemon's version and the API it speaks.
+/// Returns the daemon's version and the version of its API.
 #[utoipa::path(get, path = "/v1/version", tag = "host", responses((status = 200, body = Version)))]
 pub(super) async fn version() -> Json<Version> {
     Json(Version { version: env!("CARGO_PKG_VERSION").to_owned(), api_version: API_VERSION })
 }
 
-/// The daemon's process.
+/// Describes the daemon's process.
 #[utoipa::path(get, path = "/v1/daemon", tag = "host", responses((status = 200, body = DaemonStatus)))]
 pub(super) async fn daemon(State(context): State<Shared>) -> Result<Json<DaemonStatus>, Refusal> {
     Ok(Json(status(&context).await?))
@@ -39,19 +39,19 @@ async fn status(context: &Shared) -> Result<DaemonStatus, Refusal> {
     })
 }
 
-/// Every setting and the rule that gave it.
+/// Lists every setting and the rule that gave it.
 #[utoipa::path(get, path = "/v1/config", tag = "host", responses((status = 200, body = Vec<Setting>)))]
 pub(super) async fn config(State(context): State<Shared>) -> Json<Vec<Setting>> {
     Json(context.config.settings())
 }
 
-/// What banger's files take on this host, and what of it can be given back.
+/// Reports the disk space of banger's files and how much of it can be freed.
 #[utoipa::path(get, path = "/v1/system/df", tag = "host", responses((status = 200, body = DiskUsage)))]
 pub(super) async fn df(State(context): State<Shared>) -> Result<Json<DiskUsage>, Refusal> {
     Ok(Json(crate::disk_usage::measure(&context.layout, &context.services).await?))
 }
 
-/// This document.
+/// Returns this document.
 #[utoipa::path(get, path = "/v1/openapi.json", tag = "host", responses((status = 200, body = Object)))]
 pub(super) async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(document())

@@ -1,4 +1,4 @@
-//! The API over a real socket, on an engine without VMMs.
+//! The API over a real socket, with a daemon without VMMs.
 
 use super::{Context, serve};
 use crate::vm::tests::World;

@@ -31,14 +31,14 @@ use serde::Deserialize;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Pieces of a console that may wait for a slow client.
+/// Chunks of a console buffered for a slow client.
 const LOG_BACKLOG: usize = 4;
 
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Listing {
-    /// Only VMs with a VMM, or about to have one.
+    /// Whether to list only VMs that have a VMM or are about to have one.
     #[serde(default)]
     running: bool,
 }
@@ -47,7 +47,7 @@ pub(super) struct Listing {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Force {
-    /// Also what runs or is in use.
+    /// Whether to include VMs that run and kernels that are in use.
     #[serde(default)]
     pub(super) force: bool,
 }
@@ -56,10 +56,10 @@ pub(super) struct Force {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Logs {
-    /// Only the last so many lines.
+    /// Number of lines to return, from the end.
     #[serde(default)]
     tail: Option<usize>,
-    /// Go on until the VM's machine ends, be it to start again.
+    /// Whether to follow until the VM's machine ends; a restart ends it too.
     #[serde(default)]
     follow: bool,
 }
@@ -68,28 +68,28 @@ pub(super) struct Logs {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Look {
-    /// Only to have a look: the VM does not count as used.
+    /// Whether the request does not count as a use of the VM.
     #[serde(default)]
     look: bool,
 }
 
 type Queried<T> = Result<Query<T>, QueryRejection>;
 
-/// All VMs, oldest first.
+/// Lists all VMs, oldest first.
 #[utoipa::path(get, path = "/v1/vms", tag = "vm", params(Listing), responses((status = 200, body = Vec<Vm>)))]
 pub(super) async fn list(State(context): State<Shared>, listing: Queried<Listing>) -> Result<Json<Vec<Vm>>, Refusal> {
     let Listing { running } = query(listing)?;
     Ok(Json(context.services.vms.list(running).await?))
 }
 
-/// One VM, by name, id or unique prefix of its id.
+/// Shows one VM, by name, id or unique prefix of its id.
 #[utoipa::path(get, path = "/v1/vms/{ref}", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = Vm), (status = "4XX", body = Failure)))]
 pub(super) async fn show(State(context): State<Shared>, Named(vm): Named) -> Result<Json<Vm>, Refusal> {
     Ok(Json(context.services.vms.show(&vm).await?))
 }
 
-/// Creates a VM, and starts it if asked to. With `start: leased` the VM goes when the client closes the stream.
+/// Creates a VM, and starts it if requested. With `start: leased` the VM is deleted when the client closes the stream.
 #[utoipa::path(post, path = "/v1/vms", tag = "vm", request_body = CreateVm,
     responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn create(
@@ -107,7 +107,7 @@ pub(super) async fn create(
         let id = vm.id.clone();
         client.tell(&Event::Ready { result: vm }).await;
         operation.cancel().cancelled().await;
-        // A daemon that is told to end leaves VMs running; the next one looks after the lease.
+        // A daemon that is told to end leaves VMs running; the next one takes over the lease.
         if !context.stop.is_cancelled() {
             context.services.vms.delete(&id, true, &operation).await?;
         }
@@ -130,7 +130,7 @@ pub(super) async fn delete(
     }))
 }
 
-/// Gives a VM other sizes. What a running one has stays until it starts again.
+/// Changes a VM. New sizes of a running one take effect at its next start.
 #[utoipa::path(patch, path = "/v1/vms/{ref}", tag = "vm", params(("ref" = String, Path)), request_body = SetVm,
     responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn set(
@@ -174,7 +174,7 @@ pub(super) async fn restart(
     change(context, vm, Op::Restart { grace: grace(body.grace_ms)?, overcommit: body.overcommit }).await
 }
 
-/// Sends a signal to a VM's monitor.
+/// Sends a signal to a VM's VMM.
 #[utoipa::path(post, path = "/v1/vms/{ref}/kill", tag = "vm", params(("ref" = String, Path)), request_body = KillVm,
     responses((status = 200, body = Event<Vm>, content_type = "application/x-ndjson"), (status = "4XX", body = Failure)))]
 pub(super) async fn kill(
@@ -185,7 +185,7 @@ pub(super) async fn kill(
     change(context, vm, Op::Kill { signal: body.signal }).await
 }
 
-/// Where to dial a VM's agent, when it answers.
+/// Returns the endpoint of a VM's agent, when it answers.
 #[utoipa::path(get, path = "/v1/vms/{ref}/guest", tag = "vm", params(("ref" = String, Path), Look),
     responses((status = 200, body = GuestEndpoint), (status = "4XX", body = Failure)))]
 pub(super) async fn guest(
@@ -197,30 +197,30 @@ pub(super) async fn guest(
     Ok(Json(context.services.vms.guest(&vm, look).await?))
 }
 
-/// What a VM costs, and what its guest says of itself.
+/// Reports the resources a VM uses, and its guest's own statistics.
 #[utoipa::path(get, path = "/v1/vms/{ref}/stats", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = VmStats), (status = "4XX", body = Failure)))]
 pub(super) async fn stats(State(context): State<Shared>, Named(vm): Named) -> Result<Json<VmStats>, Refusal> {
     Ok(Json(context.services.vms.stats(&vm).await?))
 }
 
-/// Listening sockets in the guest, and where ports are published.
+/// Lists listening sockets in the guest, and where ports are published.
 #[utoipa::path(get, path = "/v1/vms/{ref}/ports", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = Vec<VmPort>), (status = "4XX", body = Failure)))]
 pub(super) async fn ports(State(context): State<Shared>, Named(vm): Named) -> Result<Json<Vec<VmPort>>, Refusal> {
     Ok(Json(context.services.vms.ports(&vm).await?))
 }
 
-/// What a VM may reach, and what it tried in vain.
+/// Reports what a VM may reach, and which packets were denied.
 #[utoipa::path(get, path = "/v1/vms/{ref}/egress", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = Egress), (status = "4XX", body = Failure)))]
 pub(super) async fn egress(State(context): State<Shared>, Named(vm): Named) -> Result<Json<Egress>, Refusal> {
     Ok(Json(whole(async move { context.services.vms.egress(&vm).await }).await?))
 }
 
-/// The serial console's bytes, as the guest wrote them.
+/// Streams the serial console's bytes, as the guest wrote them.
 ///
-/// A line in brackets stands where some were gone before they were read.
+/// A line in brackets marks lost bytes that were gone before they were read.
 #[utoipa::path(get, path = "/v1/vms/{ref}/logs", tag = "vm", params(("ref" = String, Path), Logs),
     responses((status = 200, body = Vec<u8>, content_type = "application/octet-stream"), (status = "4XX", body = Failure)))]
 pub(super) async fn logs(
@@ -240,7 +240,7 @@ pub(super) async fn logs(
     Ok(([(CONTENT_TYPE, "application/octet-stream")], axum::body::Body::from_stream(body)).into_response())
 }
 
-/// Resolves first, so that an unknown VM is a refusal and not an event.
+/// Resolves the VM first, so that an unknown one is refused and not reported as an event.
 async fn change(context: Shared, vm: String, op: Op) -> Result<Response, Refusal> {
     let id = context.services.vms.find(&vm).await?.id;
     Ok(stream_of(context.stop.clone(), async move |operation, _| {
@@ -248,7 +248,7 @@ async fn change(context: Shared, vm: String, op: Op) -> Result<Response, Refusal
     }))
 }
 
-/// How long a guest may take to go down. What it would not get in full is refused.
+/// How long a guest may take to go down; a longer grace than a guest can get is refused.
 fn grace(ms: Option<u64>) -> Result<Option<Duration>, Failure> {
     let grace = ms.map(Duration::from_millis);
     match grace {

@@ -1,4 +1,4 @@
-//! Work in VMs over HTTP: what was brought into them, and the keys to enter them.
+//! Workspaces and ssh access of VMs over HTTP.
 
 use super::{
     Shared,
@@ -13,7 +13,7 @@ use banger_proto::{
     failure::Failure,
 };
 
-/// Writes down the repository that was brought into a VM, in place of the one before.
+/// Records the repository that was imported into a VM, replacing the last record.
 #[utoipa::path(put, path = "/v1/vms/{ref}/workspace", tag = "vm", params(("ref" = String, Path)),
     request_body = RecordWorkspace, responses((status = 200, body = Workspace), (status = "4XX", body = Failure)))]
 pub(super) async fn record(
@@ -24,7 +24,7 @@ pub(super) async fn record(
     Ok(Json(context.services.vms.record_workspace(&vm, said).await?))
 }
 
-/// What is needed to enter a VM by ssh. Keys are made when they are first asked for.
+/// Returns the keys and files needed for ssh into a VM. Keys are made at the first request.
 #[utoipa::path(post, path = "/v1/vms/{ref}/ssh", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = SshAccess), (status = "4XX", body = Failure)))]
 pub(super) async fn ssh(State(context): State<Shared>, Named(vm): Named) -> Result<Json<SshAccess>, Refusal> {

@@ -1,4 +1,4 @@
-//! The kernels on this host are whole, byte by byte, and the images as far as a look can tell.
+//! Check: the kernels on this host are intact, byte by byte, and the images as far as a quick check tells.
 
 use super::{Check, Host, fail, pass};
 use crate::failures::Explain as _;
@@ -45,7 +45,7 @@ fn damaged(message: &str, mend: &str) -> Finding {
     finding
 }
 
-/// Directories that were published; one that is being made begins with a dot.
+/// Published directories; one that is still being made begins with a dot.
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
@@ -57,9 +57,9 @@ fn names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// Reads all of it; why it is not as it was.
+/// Verifies all files of a kernel; the error says how they differ.
 fn kernel(directory: &Path, name: &str) -> Result<(), String> {
-    // The error's own first words only name the kernel.
+    // The first words of the error only name the kernel.
     let why = |error: KernelError| -> String {
         let causes = std::iter::successors(std::error::Error::source(&error), |error| error.source());
         let causes: Vec<_> = causes.map(ToString::to_string).collect();
@@ -71,7 +71,7 @@ fn kernel(directory: &Path, name: &str) -> Result<(), String> {
     kernel.verify(&Job { progress: &Silent, cancel: &cancel }).map_err(|error| format!("modified: {}", why(error)))
 }
 
-/// What is wrong with it, as a start would say it.
+/// Checks an image as a start would.
 fn image(directory: &Path, name: &str) -> Result<(), Finding> {
     let delete = || format!("banger image delete {name}");
     let id =

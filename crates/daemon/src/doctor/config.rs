@@ -1,4 +1,4 @@
-//! The configuration parses, and which rule gives a new VM its sizes.
+//! Check: the configuration parses. Says which rule gives a new VM its sizes.
 
 use super::{Check, Host, fail, pass};
 use crate::config::{Config, ConfigError};

@@ -1,4 +1,4 @@
-//! Whether a monitor would be confined on this host as it should be: one is started that way, with a program in its place.
+//! Check: a VMM would be fully confined on this host. Starts a program in place of a VMM that way.
 
 use super::{Check, Host, fail, pass, user_namespaces, warn};
 use crate::vmm::launch::probe::ConfinementFinding;

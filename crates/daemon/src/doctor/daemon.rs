@@ -1,4 +1,4 @@
-//! The daemon that runs, if one does, is of this version.
+//! Check: a running daemon has this version.
 
 use super::{Check, Host, pass, warn};
 use banger_proto::api::host::{DaemonRecord, Finding};
@@ -29,8 +29,8 @@ fn judge(running: Option<DaemonRecord>) -> Finding {
     }
 }
 
-/// Who holds the lock. Looking takes it for a moment when nobody does, shared, and lets go of it with the file: a daemon
-/// that starts in this very moment tries again when its client does.
+/// Record of the daemon that holds the lock. When nobody does, the check takes the lock for a moment, shared, and
+/// releases it with the file; a daemon that starts just then is tried again by its client.
 pub(super) fn running(host: &Host) -> Option<DaemonRecord> {
     let file = File::open(host.layout.daemon_lock()).ok()?;
     if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {

@@ -1,4 +1,4 @@
-//! The directories are such as a daemon starts with, as far as they exist.
+//! Check: the directories, as far as they exist, are as a daemon requires.
 
 use super::{Check, Host, fail, pass};
 use crate::daemon::directories::{RequiredDir, Unfit, required_dirs};
@@ -16,7 +16,7 @@ impl Check for Directories {
     fn run<'a>(&'a self, host: &'a Host) -> BoxFuture<'a, Vec<Finding>> {
         let layout = &host.layout;
         let uid = Uid::from_raw(host.uid);
-        // The configuration's is the user's to make, and is read only.
+        // The configuration directory is the user's to make, and only read.
         let dirs = required_dirs(layout, uid).into_iter().chain([RequiredDir::own(&layout.config)]);
         let bad: Vec<Finding> = dirs.filter_map(|dir| judge(&dir, uid)).collect();
         let found = if bad.is_empty() {
@@ -29,7 +29,7 @@ impl Check for Directories {
     }
 }
 
-/// What is wrong with it; the daemon makes it when it is not there.
+/// Finding about an unfit directory; a missing one is made by the daemon.
 fn judge(dir: &RequiredDir, uid: Uid) -> Option<Finding> {
     let shown = dir.path.display();
     let (what, mend) = match dir.check(uid) {
@@ -38,7 +38,7 @@ fn judge(dir: &RequiredDir, uid: Uid) -> Option<Finding> {
         Ok(Err(Unfit::Link)) => {
             ("is a link: whoever can change it could take over the sockets".to_owned(), format!("rm {shown}"))
         }
-        // Where all that is above it is another's too, it is theirs, and not what a `sudo banger` left behind.
+        // If the parent is another user's too, the directory is theirs and not a leftover of `sudo banger`.
         Ok(Err(Unfit::Stranger)) if is_in_ones_own(&dir.path, uid) => {
             ("belongs to another user".to_owned(), format!("sudo chown -R {} {shown}", uid.as_raw()))
         }
@@ -95,14 +95,14 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &run).unwrap();
         let (verdict, text) = bench.run(&Directories).await.remove(0);
         assert!(verdict == Verdict::Fail && text.contains("is a link") && text.contains("rm "), "{text}");
-        // A state directory may be one.
+        // The state directory may be a link.
         fs::remove_file(&run).unwrap();
         fs::rename(&elsewhere, &run).unwrap();
         let state = bench.host.layout.state.clone();
         fs::rename(&state, &elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &state).unwrap();
         assert_eq!(bench.run(&Directories).await[0].0, Verdict::Pass);
-        // Of two levels the upper one counts too: who owns it can swap what is below.
+        // Of two levels the upper one matters too: its owner can swap the one below.
         let somebody = u32::MAX - std::process::id();
         let upper = Layout::fallback_run(somebody);
         let name = upper.file_name().unwrap();

@@ -1,4 +1,4 @@
-//! There is room for images and for what guests write.
+//! Check: there is room for images and for the files of guests.
 
 use super::{Check, Host, fail, pass, warn};
 use banger_proto::{api::host::Finding, size::ByteSize};
@@ -6,9 +6,9 @@ use futures_util::future::BoxFuture;
 use std::{os::unix::fs::MetadataExt as _, path::Path};
 
 const NAME: &str = "disk space";
-/// Below this not even a small image fits.
+/// With less, not even a small image fits.
 const NONE: ByteSize = ByteSize::mib(256);
-/// Below this the default kernel and image, and a guest that builds something, are a tight fit.
+/// With less, the default kernel and image and a guest that builds something hardly fit.
 const LITTLE: ByteSize = ByteSize::gib(4);
 
 pub(super) struct DiskSpace;
@@ -20,10 +20,10 @@ impl Check for DiskSpace {
     }
 }
 
-/// What there is where a place is, or will be.
+/// Free space of the file system a directory is on, or will be on.
 struct Room<'a> {
     place: &'a Path,
-    /// Which file system, where that can be told.
+    /// Device number of the file system, if known.
     device: Option<u64>,
     free: Option<ByteSize>,
 }
@@ -36,8 +36,8 @@ impl<'a> Room<'a> {
     }
 }
 
-/// Usually it is one file system: it is said once. Of two each is said, however alike they are: what gives room on one gives
-/// none on the other.
+/// Usually all directories are on one file system, which is reported once. Different file systems are each reported,
+/// even with equal numbers: room on one does not help the other.
 fn findings(state: &Room<'_>, cache: &Room<'_>) -> Vec<Finding> {
     let same = state.device.is_some() && state.device == cache.device;
     let rooms = if same { vec![state] } else { vec![state, cache] };
@@ -84,7 +84,7 @@ mod tests {
         let verdicts = |found: Vec<(Verdict, String)>| found.into_iter().map(|found| found.0).collect::<Vec<_>>();
         let found = said(room("/s", Some(1), much), room("/a", Some(2), little));
         assert_eq!(verdicts(found), [Verdict::Pass, Verdict::Fail]);
-        // Of what cannot be told nothing is left out.
+        // A directory whose file system is unknown is never left out.
         assert_eq!(verdicts(said(room("/s", None, None), room("/a", None, None))), [Verdict::Warn, Verdict::Warn]);
     }
 }

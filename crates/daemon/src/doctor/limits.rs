@@ -1,4 +1,4 @@
-//! What runs VMs may take what VMs take: the limits (ulimit) of the daemon that runs, or those the next one would get.
+//! Check: resource limits (ulimit) of the running daemon, or of the next one, are high enough for VMs.
 
 use super::{Check, Host, daemon, finding, pass, warn};
 use banger_proto::{
@@ -9,11 +9,11 @@ use futures_util::future::BoxFuture;
 use std::fs;
 
 const NAME: &str = "limits";
-/// A shim holds some thirty descriptors, the daemon a few per VM, an exec session four.
+/// A shim uses about thirty descriptors, the daemon a few per VM, an exec session four.
 const OPEN_FILES: u64 = 1024;
-/// Threads count too: a VM has a dozen, and everything else of the user's is counted along.
+/// Threads count too: a VM has a dozen, and all other processes of the user count as well.
 const PROCESSES: u64 = 512;
-/// What a monitor maps beside its guest's memory: its code, what it translates, its threads' stacks.
+/// Memory a VMM maps besides its guest's: code, translated code, stacks.
 const BESIDE_MEMORY: ByteSize = ByteSize::gib(2);
 
 pub(super) struct Limits;
@@ -48,7 +48,7 @@ fn judge(host: &Host, is_daemon: bool, text: &str) -> Vec<Finding> {
         },
         Need {
             limit: "Max processes",
-            // The kernel does not hold root to it.
+            // The kernel does not apply this limit to root.
             least: if host.uid == 0 { 0 } else { PROCESSES },
             verdict: Verdict::Warn,
             what: "processes and threads are allowed to this user: with many VMs some will not start",
@@ -78,17 +78,17 @@ fn judge(host: &Host, is_daemon: bool, text: &str) -> Vec<Finding> {
     vec![pass(NAME, format!("{open} open files are allowed, and all else that VMs need"))]
 }
 
-/// The one that is always there.
+/// Process that is always there.
 const OPEN: &str = "Max open files";
 
-/// What VMs need of one limit.
+/// Required value of one limit.
 struct Need {
-    /// Its name in `/proc/PID/limits`.
+    /// Name of the limit in `/proc/PID/limits`.
     limit: &'static str,
     least: u64,
-    /// How bad less is.
+    /// Verdict when the limit is lower.
     verdict: Verdict,
-    /// What less means, after what is allowed.
+    /// Consequence of a lower limit, appended to its value.
     what: &'static str,
     mend: String,
 }
@@ -100,7 +100,7 @@ impl Need {
             return None;
         }
         let mut finding = finding(NAME, self.verdict, format!("{allowed} {}", self.what));
-        // One that runs keeps what it was started with.
+        // A running daemon keeps the limits it was started with.
         let restart = if is_daemon { ", then: banger daemon stop" } else { "" };
         finding.hints.push(format!("{}{restart}", self.mend));
         Some(finding)
@@ -110,7 +110,7 @@ impl Need {
 /// No limit.
 const UNLIMITED: u64 = u64::MAX;
 
-/// A soft limit by its name.
+/// Reads a soft limit by its name.
 fn limit(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     match line.split_whitespace().next()? {
@@ -126,7 +126,7 @@ mod tests {
     use banger_proto::api::host::DaemonRecord;
     use rustix::fs::{FlockOperation, flock};
 
-    /// As the kernel writes them.
+    /// Parses a limit as the kernel prints it.
     fn limits(open: &str, processes: &str, file: &str, mapped: &str) -> String {
         format!(
             "Limit                     Soft Limit           Hard Limit           Units     \n\
@@ -159,7 +159,7 @@ mod tests {
         }
         bench.write("proc/self/limits", &limits("1", "1", "1", "1"));
         assert_eq!(bench.run(&Limits).await.len(), 4);
-        // Root's processes are not counted.
+        // Processes of root are not counted.
         bench.host.uid = 0;
         assert_eq!(bench.run(&Limits).await.len(), 3);
     }

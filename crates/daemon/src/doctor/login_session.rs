@@ -1,5 +1,5 @@
-//! VMs outlive the login they were started from, if the user lingers: they have scopes under the user's manager, which
-//! logind ends with the last session of anybody else, and the directory of the sockets with it.
+//! Check: VMs outlive the login they were started from. They do if the user lingers: their scopes belong to the user's
+//! manager, which logind ends with the user's last session otherwise, together with the directory of the sockets.
 
 use super::{Check, Host, pass, warn};
 use banger_proto::api::host::Finding;
@@ -23,7 +23,7 @@ fn judge(host: &Host) -> Finding {
     if host.system("/var/lib/systemd/linger").join(&user).exists() {
         return pass(NAME, format!("{user} lingers: VMs stay when the last session ends"));
     }
-    // Whatever KillUserProcesses says: it is about the session's own processes, and VMs are not in there.
+    // Independent of KillUserProcesses, which is about the processes of the session itself.
     let mut finding = warn(NAME, format!("{user}'s user manager ends with the last session, and VMs under it"));
     finding.hints.push(format!("loginctl enable-linger {user}"));
     finding

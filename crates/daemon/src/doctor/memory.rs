@@ -1,4 +1,4 @@
-//! A VM of the default size can start now.
+//! Check: a VM of the default size can start now.
 
 use super::{Check, Host, pass, warn};
 use crate::config;

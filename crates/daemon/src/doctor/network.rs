@@ -1,4 +1,5 @@
-//! What VMs' networks need: user namespaces, a tap device, nft, and pasta for the way out. A VM starts without any of it.
+//! Check: requirements of the VMs' network: user namespaces, a tap device, nft, and pasta as the uplink. A VM starts
+//! without any of them.
 
 use super::{Check, Host, is_executable, pass, user_namespaces, warn};
 use crate::config::Uplink;

@@ -1,4 +1,4 @@
-//! The programs that belong together: shim, agent and network helper, of this version.
+//! Check: shim, agent and network helper are there and have this version.
 
 use super::{Check, Host, fail, is_executable, pass, warn};
 use banger_proto::api::host::Finding;
@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use std::{path::Path, process::Stdio, time::Duration};
 
 const NAME: &str = "banger's programs";
-/// How long a program of ours may take to say its version.
+/// How long one of these programs may take to print its version.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct OwnPrograms;
@@ -18,7 +18,7 @@ impl Check for OwnPrograms {
             let (shim, agent, helper) =
                 tokio::join!(judge(&programs.shim), judge(&programs.agent), judge(&programs.root_helper));
             let mut found: Vec<Finding> = [shim, agent].into_iter().filter_map(Result::err).map(fatal).collect();
-            // VMs run without it, and nobody reaches them or is reached.
+            // VMs run without the helper, but have no network.
             found.extend(helper.err().map(|what| mended(warn(NAME, format!("VMs get no network card: {what}")))));
             if found.is_empty() {
                 let ours = env!("CARGO_PKG_VERSION");
@@ -38,7 +38,7 @@ fn mended(mut finding: Finding) -> Finding {
     finding
 }
 
-/// Why a program is none that goes with this one.
+/// Says why a program does not belong to this version.
 async fn judge(program: &Path) -> Result<(), String> {
     let shown = program.display();
     if !is_executable(program) {
@@ -52,7 +52,7 @@ async fn judge(program: &Path) -> Result<(), String> {
     }
 }
 
-/// The last word of its first line.
+/// Last word of the first line.
 async fn version(program: &Path) -> Option<String> {
     let mut command = tokio::process::Command::new(program);
     command.arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);

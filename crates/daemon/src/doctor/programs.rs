@@ -1,4 +1,4 @@
-//! Programs of the host that banger runs, and what each is for.
+//! Check: programs of the host that banger runs, each with its purpose.
 
 use super::{Check, Host, fail, pass, warn};
 use banger_proto::api::host::Finding;
@@ -6,16 +6,16 @@ use futures_util::future::BoxFuture;
 
 const NAME: &str = "programs";
 
-/// How much is lost without one.
+/// How badly a missing program is missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Need {
     /// No VM starts.
     Always,
-    /// One thing does not work.
+    /// One feature does not work.
     Sometimes,
 }
 
-/// Program, Debian package, how much it is needed, what for.
+/// Program, Debian package, importance, purpose.
 const PROGRAMS: [(&str, &str, Need, &str); 7] = [
     ("mke2fs", "e2fsprogs", Need::Always, "every VM's work disk"),
     ("apt-get", "apt", Need::Sometimes, "pulling the default kernel and image"),

@@ -1,11 +1,11 @@
-//! An ordinary user has the ids that building a Debian image maps.
+//! Check: the user has the subordinate ids that building a Debian image maps.
 
 use super::{Check, Host, pass, warn};
 use banger_proto::api::host::Finding;
 use futures_util::future::BoxFuture;
 
 const NAME: &str = "subordinate ids";
-/// What mmdebstrap maps.
+/// Number of ids mmdebstrap maps.
 const WANTED: u64 = 65_536;
 const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 
@@ -51,7 +51,7 @@ fn judge(host: &Host) -> Finding {
     }
 }
 
-/// What the host calls the user, whatever the environment says: cron and `env -i` say nothing.
+/// Name of the user as the host knows it, whatever the environment says: cron and `env -i` set nothing.
 fn name(host: &Host) -> Option<String> {
     let known = std::fs::read_to_string(host.system("/etc/passwd")).ok()?;
     known.lines().find_map(|line| {
@@ -61,7 +61,7 @@ fn name(host: &Host) -> Option<String> {
     })
 }
 
-/// The user's own group, where who looks is in another, and that matters: as in a shell of `newgrp` or `sg`.
+/// The user's primary group, if the current one differs and that matters, as in a shell of `newgrp` or `sg`.
 fn another_group(host: &Host) -> Option<u32> {
     let read = |file| std::fs::read_to_string(host.system(file)).unwrap_or_default();
     let own = read("/etc/passwd").lines().find_map(|line| {
@@ -77,7 +77,7 @@ fn another_group(host: &Host) -> Option<u32> {
     (own != host.gid && !granted).then_some(own)
 }
 
-/// A line of subuid(5): `user:first:count`, the user by name or number.
+/// Line of subuid(5): `user:first:count`, with the user by name or number.
 fn has_enough(line: &str, user: &str, uid: u32) -> bool {
     let mut fields = line.split(':');
     let who = fields.next().unwrap_or_default();
@@ -110,7 +110,7 @@ mod tests {
         (bench.host.uid, bench.host.gid) = (1000, 998);
         bench.write("etc/subuid", "u:100000:65536\n");
         bench.write("etc/subgid", "u:100000:65536\n");
-        // A user of a directory service is in no file: nothing is known against the group.
+        // A user of a directory service is in no file: the group may be right.
         assert_eq!(bench.run(&SubordinateIds).await[0].0, Verdict::Pass);
         bench.write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nu:x:1000:1000::/home/u:/bin/sh\n");
         let (verdict, text) = bench.run(&SubordinateIds).await.remove(0);

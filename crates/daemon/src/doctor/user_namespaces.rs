@@ -1,16 +1,16 @@
-//! What keeps this user from having namespaces, and the knob that lets them.
+//! Settings that keep this user from making namespaces, and how to change them.
 
 use super::Host;
 use std::fs;
 
-/// One such thing.
+/// One such setting.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Obstacle {
     pub(super) what: &'static str,
     pub(super) hint: &'static str,
 }
 
-/// A setting, the value that forbids, and whether that goes for root, too.
+/// Path of the setting, the forbidding value, and whether it applies to root too.
 const SETTINGS: [(&str, u64, bool, Obstacle); 3] = [
     (
         "/proc/sys/user/max_user_namespaces",
@@ -38,7 +38,7 @@ const SETTINGS: [(&str, u64, bool, Obstacle); 3] = [
     ),
 ];
 
-/// All there are.
+/// All known settings.
 pub(super) fn obstacles(host: &Host) -> Vec<Obstacle> {
     let number =
         |path: &str| fs::read_to_string(host.system(path)).ok().and_then(|text| text.trim().parse::<u64>().ok());

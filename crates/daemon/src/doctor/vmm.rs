@@ -1,4 +1,4 @@
-//! Which monitor a VM would run on, with what, and why.
+//! Check: which VMM a VM would run on, with which accelerator, and why.
 
 use super::{Check, Host, fail, pass, warn};
 use crate::vmm::{
@@ -22,7 +22,7 @@ impl Check for VmmCheck {
                 shim: host.programs.shim.clone(),
                 qemu: config.and_then(|config| config.qemu_bin.value.clone()),
                 firecracker: config.and_then(|config| config.firecracker_bin.value.clone()),
-                // What was found earlier may be what somebody asks the doctor about; and nothing is written.
+                // No cached finding is used, since it may be just what the user asks about; and nothing is written.
                 cache: None,
             };
             match HostFacts::probe(&probe).await {
@@ -35,10 +35,10 @@ impl Check for VmmCheck {
                     let outdated = old.as_ref().filter(|_| is_seen);
                     let outdated = outdated.map(|old| differs(old, &HostFacts::cache_path(&host.layout.cache)));
                     if !is_seen && old == Some(KvmFinding::Usable) {
-                        // Starts do not try: they believe that it works.
+                        // A start does not probe again: it believes an earlier success.
                         now.hints = vec!["end what keeps KVM busy, such as another hypervisor".into()];
                     }
-                    // What a VM would run on is what the daemon would find.
+                    // A VM runs on what the daemon would find.
                     facts.kvm = old.unwrap_or(facts.kvm);
                     let mut found = vec![chosen(select(wanted, &facts)), now];
                     found.extend(outdated);
@@ -71,7 +71,7 @@ fn chosen(choice: Result<Choice, NoVmm>) -> Finding {
     }
 }
 
-/// Whether the Firecracker that is installed is one that may be used; nothing where there is none.
+/// Whether an installed Firecracker may be used; nothing if there is none.
 fn firecracker(facts: &HostFacts) -> Option<Finding> {
     match select::firecracker(facts) {
         Ok((program, version)) => {
@@ -90,14 +90,14 @@ fn firecracker(facts: &HostFacts) -> Option<Finding> {
     }
 }
 
-/// The daemon goes by something else than what was found now.
+/// The daemon uses an earlier result that differs from this one.
 fn differs(kept: &KvmFinding, file: &Path) -> Finding {
     let mut finding = warn(NAME, format!("VMs run by what was found earlier in this boot of the host: {kept}"));
     finding.hints.push(format!("rm {}", file.display()));
     finding
 }
 
-/// Without KVM everything works, some ten times slower.
+/// Without KVM everything works, but about ten times slower.
 fn kvm(found: &KvmFinding) -> Finding {
     let slow = |message: String, hint: &str| {
         let mut finding = warn(NAME, message);
@@ -160,7 +160,7 @@ mod tests {
         assert!(verdict == Verdict::Pass && text.contains("1.15.1 is supported"), "{text}");
     }
 
-    /// One where QEMU is chosen, whether or not there is a Firecracker on this host, and the probe of KVM says this.
+    /// Bench with QEMU chosen, whatever Firecracker the host has, and this result of the KVM probe.
     fn with_qemu(bench: &mut Bench, probe: &str) {
         let qemu = bench.install("qemu-system-x86_64", "QEMU emulator version 7.2.22");
         bench.install("banger-shim", probe);
@@ -188,7 +188,7 @@ mod tests {
         assert!(found[1].1.contains("KVM runs guest code"), "{found:?}");
         let (verdict, text) = &found[2];
         assert!(*verdict == Verdict::Warn && outdated(&found) && text.contains("rm "), "{text}");
-        // With another device the daemon does not believe it either.
+        // With another device the daemon does not believe the earlier result either.
         std::fs::remove_file(&device).unwrap();
         bench.write("dev/kvm", "another");
         assert!(bench.run(&VmmCheck).await[0].1.contains("qemu/kvm"));

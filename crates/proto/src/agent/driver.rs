@@ -1,17 +1,17 @@
-//! The drivers a guest starts with: what the host packs into the initramfs where the kernel has them as modules, and which
-//! of them a machine needs.
+//! Drivers a guest starts with: the host packs those the kernel has as modules into the initramfs, and the guest loads
+//! those its machine needs.
 
-/// A driver, by its module's name.
+/// Driver, by the name of its module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Driver {
-    /// The module, with `_` for `-`.
+    /// Name of the module, with `_` for `-`.
     pub name: &'static str,
-    /// The kind of virtio device it drives: a machine without one does not load it. `None` is loaded everywhere.
+    /// Type of the virtio device it drives; a machine without one does not load it. `None` is loaded everywhere.
     pub device: Option<u16>,
 }
 
-/// In the order they load: first what devices are found by, then what every guest mounts, then what depends on the machine.
-/// All monitors give their devices as virtio over mmio; none has a PCI bus.
+/// Drivers in load order: first the bus, then file systems every guest mounts, then what depends on the machine. All
+/// VMMs present their devices as virtio over MMIO; none has a PCI bus.
 pub const DRIVERS: [Driver; 7] = [
     Driver { name: "virtio_mmio", device: None },
     Driver { name: "ext4", device: None },
@@ -22,9 +22,9 @@ pub const DRIVERS: [Driver; 7] = [
     Driver { name: VSOCK_DRIVER, device: Some(VSOCK) },
 ];
 
-/// The driver of virtio sockets.
+/// Driver of virtio sockets.
 pub const VSOCK_DRIVER: &str = "vmw_vsock_virtio_transport";
-/// The number of virtio sockets among virtio devices.
+/// Virtio device type of sockets.
 pub const VSOCK: u16 = 0x13;
-/// The number of network cards.
+/// Virtio device type of NICs.
 const NETWORK: u16 = 1;

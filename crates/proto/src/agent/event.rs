@@ -1,7 +1,7 @@
-//! What the agent tells the host by itself, one JSON object a line on a stream it opens to `EVENTS_PORT`.
+//! Events the agent sends to the host, one JSON object a line on a stream it opens to `EVENTS_PORT`.
 //!
-//! The host answers each [`GuestEvent::Power`] with one line, [`POWER_ACK`], so that the guest's last word is on record
-//! before the machine resets.
+//! The host answers each [`GuestEvent::Power`] with one line, [`POWER_ACK`], so that the guest's last message is on
+//! record before the machine resets.
 
 use super::boot::Init;
 use serde::{Deserialize, Serialize};
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 /// Longest line, in bytes; a longer one ends the stream.
 pub const MAX_LINE: usize = 64 << 10;
 
-/// The host's answer to a [`GuestEvent::Power`].
+/// Answer of the host to a [`GuestEvent::Power`].
 pub const POWER_ACK: &str = "{\"ack\":\"power\"}\n";
 
-/// One announcement.
+/// Event of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum GuestEvent {
@@ -20,46 +20,46 @@ pub enum GuestEvent {
     Ready(Ready),
     /// The image's init finished booting (systemd: `is-system-running` left `starting`).
     Booted {
-        /// The init's own word for it, such as `running` or `degraded`.
+        /// State as the init calls it, such as `running` or `degraded`.
         state: String,
     },
     /// The first command of this boot runs. Both times are milliseconds of CLOCK_BOOTTIME.
     Exec {
-        /// When it was asked for.
+        /// When it was requested.
         asked_ms: u64,
-        /// When its process was there.
+        /// When its process existed.
         started_ms: u64,
     },
-    /// The guest is about to go down, and this is what it means.
+    /// The guest is about to go down.
     Power {
-        /// Off for good, or a fresh kernel.
+        /// Whether it powers off or reboots.
         verb: Power,
-        /// How long it may take yet, in milliseconds: an init of the image's that says nothing itself stops everything
-        /// after this. Never more than [`super::http::MAX_GRACE`] to a host.
+        /// How long it may still take, in milliseconds: after this event an init of the image that reports nothing
+        /// itself stops its services. A host accepts at most [`super::http::MAX_GRACE`].
         #[serde(default)]
         within_ms: u64,
     },
-    /// Something in the guest went wrong that a person should see (a mount that failed, a bad configuration).
+    /// A problem in the guest that a person should see (a mount that failed, a bad configuration).
     Trouble {
-        /// What, in words.
+        /// Description of the problem.
         message: String,
     },
 }
 
-/// The agent's first announcement.
+/// The agent's first event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
-    /// The agent's version.
+    /// Version of the agent.
     pub agent_version: String,
-    /// The version of the agent API it speaks ([`super::http::API_VERSION`]).
+    /// Version of the agent API it serves ([`super::http::API_VERSION`]).
     pub api_version: u32,
-    /// `/proc/sys/kernel/random/boot_id`.
+    /// Content of `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
-    /// `uname -r`.
+    /// Kernel release, as of `uname -r`.
     pub kernel_release: String,
-    /// Which init runs: never [`Init::Auto`] here.
+    /// Which init runs; never [`Init::Auto`].
     pub init: Init,
-    /// Where the guest's boot time went, in order.
+    /// Steps of the guest's boot and their times, in order.
     #[serde(default)]
     pub phases: Vec<GuestPhase>,
 }
@@ -67,7 +67,7 @@ pub struct Ready {
 /// One step of the guest's boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestPhase {
-    /// `kernel`, `modules`, `mounts`, `agent`.
+    /// Name of the step: `kernel`, `modules`, `mounts`, `agent`.
     pub name: String,
     /// When it ended, in milliseconds of CLOCK_BOOTTIME.
     pub ended_ms: u64,
@@ -77,8 +77,8 @@ pub struct GuestPhase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Power {
-    /// The VM is stopped afterwards.
+    /// Powers off: the VM is stopped afterwards.
     Poweroff,
-    /// The shim starts a fresh kernel.
+    /// Reboots: the shim starts a fresh kernel.
     Reboot,
 }

@@ -1,12 +1,12 @@
 //! Exec: a WebSocket (`GET /exec`, sub-protocol [`SUBPROTOCOL`]) that carries one process.
 //!
-//! The agent's answer to the handshake says what time it is in the guest ([`CLOCK_HEADER`]); a client that finds it wrong
-//! says by how much in its request, and the agent mends it before the process starts: a laptop that slept, a restored
-//! machine.
+//! The agent's answer to the handshake carries the guest's clock ([`CLOCK_HEADER`]). A client that finds it wrong sends
+//! the difference in its request, and the agent corrects the clock before the process starts. This happens after a
+//! laptop slept or a machine was restored.
 //!
-//! The client's first message is text, an [`ExecRequest`] in JSON. Everything after it is binary, the first byte a
-//! [`Channel`] (Kubernetes' v5 remote-command framing, plus signals): stdin and resize and signals go in, stdout, stderr
-//! and one status come out, and `[255, 0]` half-closes stdin. The server closes with code 1000 after the status.
+//! The client's first message is text, an [`ExecRequest`] in JSON. Everything after it is binary, and the first byte is
+//! a [`Channel`] (Kubernetes' v5 remote-command framing, plus signals): stdin, resize and signals go in; stdout, stderr
+//! and one status come out; `[255, 0]` half-closes stdin. The server closes with code 1000 after the status.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -15,28 +15,28 @@ use std::collections::BTreeMap;
 pub const SUBPROTOCOL: &str = "banger.v1";
 /// Header of the answer to the handshake: the guest's wall clock in nanoseconds since 1970 (UTC).
 pub const CLOCK_HEADER: &str = "banger-clock";
-/// A guest's clock that is further off than this is mended, in nanoseconds.
+/// Largest difference of a guest's clock that is not corrected, in nanoseconds.
 pub const MAX_CLOCK_DRIFT_NS: u64 = 1_000_000_000;
 /// Largest [`ExecRequest`] in JSON, in bytes.
 pub const MAX_SPEC: usize = 2 << 20;
 /// Largest binary message either side may send, in bytes, channel byte included.
 pub const MAX_MESSAGE: usize = 256 << 10;
 
-/// What to run.
+/// Command to run, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecSpec {
-    /// Program and arguments; never joined, never given to a shell. Empty asks for the user's login shell.
+    /// Program and arguments; never joined, never given to a shell. Empty means the user's login shell.
     pub argv: Vec<String>,
-    /// Added to the VM's environment; these win.
+    /// Environment, added to the VM's and taking precedence.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Working directory; the VM's default, else the user's home.
+    /// Working directory; when absent the VM's default, else the user's home.
     #[serde(default)]
     pub cwd: Option<String>,
-    /// `name`, `uid`, `name:group` or `uid:gid`; the VM's default, else root.
+    /// User (`name`, `uid`, `name:group` or `uid:gid`); when absent the VM's default, else root.
     #[serde(default)]
     pub user: Option<String>,
-    /// A terminal of this size; stdout and stderr then come on one channel.
+    /// Size of the terminal to allocate; with one, stdout and stderr come on one channel.
     #[serde(default)]
     pub tty: Option<TerminalSize>,
 }
@@ -44,16 +44,16 @@ pub struct ExecSpec {
 /// The first message of an exec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
-    /// What to run.
+    /// Command to run.
     #[serde(flatten)]
     pub spec: ExecSpec,
-    /// What to add to the guest's clock first, in nanoseconds.
+    /// Nanoseconds to add to the guest's clock first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock_shift_ns: Option<i64>,
 }
 
-/// What to add to a guest's clock that said `guest` at some time between `asked` and `answered` (all in nanoseconds since
-/// 1970): nothing unless it was off by more than [`MAX_CLOCK_DRIFT_NS`] for certain, however slow the answer was.
+/// Correction of a guest's clock that read `guest` at some time between `asked` and `answered` (all in nanoseconds
+/// since 1970). `None` unless it was certainly off by more than [`MAX_CLOCK_DRIFT_NS`], however slow the answer was.
 pub fn clock_shift(asked: u64, answered: u64, guest: u64) -> Option<i64> {
     let certain = if guest < asked { asked - guest } else { guest.saturating_sub(answered) };
     if certain <= MAX_CLOCK_DRIFT_NS {
@@ -74,7 +74,7 @@ pub struct TerminalSize {
     pub rows: u16,
 }
 
-/// The first byte of a binary message.
+/// Channel of a binary message: its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Channel {
@@ -95,7 +95,7 @@ pub enum Channel {
 }
 
 impl Channel {
-    /// The channel of a message's first byte.
+    /// Channel with this number.
     pub fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             0 => Self::Stdin,
@@ -109,7 +109,7 @@ impl Channel {
         })
     }
 
-    /// A whole message on this channel.
+    /// Frames a message for this channel.
     pub fn message(self, payload: &[u8]) -> Vec<u8> {
         let mut message = Vec::with_capacity(payload.len() + 1);
         message.push(self as u8);
@@ -126,10 +126,10 @@ pub struct ExecStatus {
     /// `NonZeroExitCode` when the process ran; `StartFailed` when it could not be started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// In words.
+    /// Message for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Holds the exit code.
+    /// Details with the exit code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<StatusDetails>,
 }
@@ -144,28 +144,28 @@ pub struct StatusDetails {
 /// One cause of an [`ExecStatus`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusCause {
-    /// `ExitCode`.
+    /// Always `ExitCode`.
     pub reason: String,
-    /// The code in decimal.
+    /// Exit code in decimal.
     pub message: String,
 }
 
-/// What an [`ExecStatus`] means.
+/// Meaning of an [`ExecStatus`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The process ran; 128+n when signal n ended it.
+    /// The process ran; the code is 128+n when signal n ended it.
     Exited(u8),
-    /// It could not be started: 126 not executable, 127 not found, 125 anything else.
+    /// The process could not be started: 126 not executable, 127 not found, 125 anything else.
     NotStarted {
-        /// What a shell would report.
+        /// Exit code a shell would report.
         code: u8,
-        /// In words.
+        /// Message for a person.
         message: String,
     },
 }
 
 impl Outcome {
-    /// The exit status a caller passes on.
+    /// Exit status that a caller passes on.
     pub fn code(&self) -> u8 {
         match self {
             Self::Exited(code) | Self::NotStarted { code, .. } => *code,

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 /// Version of this API. Additions keep it; a change that breaks an older peer raises it.
 pub const API_VERSION: u32 = 1;
-/// Longest time a guest gets to go down: what may be asked for, and what an agent and a host grant.
+/// Longest time a guest gets to go down, in a request and as granted by agent and host.
 pub const MAX_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Largest JSON body either side reads, in bytes.
 pub const MAX_BODY: usize = 4 << 20;
@@ -29,17 +29,17 @@ pub const MAX_BODY: usize = 4 << 20;
 /// Answer of `GET /healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// The agent's version.
+    /// Version of the agent.
     pub version: String,
-    /// [`API_VERSION`].
+    /// Always [`API_VERSION`].
     pub api_version: u32,
-    /// `/proc/sys/kernel/random/boot_id`.
+    /// Content of `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
     /// Milliseconds since the kernel started.
     pub uptime_ms: u64,
     /// Which init runs.
     pub init: Init,
-    /// Processes started by exec that still run.
+    /// Number of processes started by exec that still run.
     pub execs: u32,
 }
 
@@ -55,11 +55,12 @@ pub struct Stats {
     pub memory_available: u64,
     /// Size of the root file system, in bytes.
     pub disk_total: u64,
-    /// Free bytes of it.
+    /// Free bytes of the root file system.
     pub disk_free: u64,
-    /// Running processes, as `/proc/loadavg` counts them.
+    /// Number of running processes, as `/proc/loadavg` counts them.
     pub processes: u32,
-    /// Commands that run, copies under way and connections into the guest; absent from an agent that does not count.
+    /// Number of running commands, copies and connections into the guest; absent from an agent that does not count
+    /// them.
     #[serde(default)]
     pub sessions: u32,
 }
@@ -68,16 +69,16 @@ pub struct Stats {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Port {
-    /// `tcp` or `udp`.
+    /// Protocol: `tcp` or `udp`.
     pub protocol: String,
-    /// The address listened on.
+    /// Address listened on.
     pub address: String,
-    /// The port.
+    /// Port number.
     pub port: u16,
-    /// The listening process, when it is known.
+    /// Process id of the listener, when known.
     #[serde(default)]
     pub pid: Option<u32>,
-    /// Its name (`/proc/<pid>/comm`): guest text, escape it.
+    /// Name of the process (`/proc/<pid>/comm`): guest text, escape it.
     #[serde(default)]
     pub process: Option<String>,
 }
@@ -85,15 +86,15 @@ pub struct Port {
 /// Body of `POST /shutdown`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shutdown {
-    /// Off or a fresh kernel.
+    /// Whether to power off or reboot.
     pub verb: Power,
-    /// Time processes get between TERM and KILL where the agent is PID 1, and an image's init that is not systemd gets for
-    /// everything, in milliseconds.
+    /// Grace time in milliseconds: between TERM and KILL where the agent is PID 1; for the whole shutdown under an
+    /// image's init that is not systemd.
     pub grace_ms: u64,
 }
 
 impl Shutdown {
-    /// The time that is granted.
+    /// The grace time, at most [`MAX_GRACE`].
     pub fn grace(&self) -> Duration {
         Duration::from_millis(self.grace_ms).min(MAX_GRACE)
     }

@@ -11,14 +11,14 @@
 //!                 port (4 bytes, big endian); the other end answers one byte, [`ACCEPTED`] or [`REFUSED`]
 //! ```
 //!
-//! A guest that was in a session and meets bytes that are no yamux frame ends that session and looks for HELLO again:
-//! that is what a restored snapshot sees.
+//! A guest in a session that reads bytes that are no yamux frame ends the session and waits for HELLO again; a restored
+//! snapshot gets into this situation.
 
-/// Opens a session; no yamux frame begins with this first byte (a yamux frame begins with version 0).
+/// First bytes of a session. No yamux frame begins with the same byte: a yamux frame begins with version 0.
 pub const HELLO: [u8; 16] = *b"banger-hello-v1\n";
-/// The guest's answer to [`HELLO`].
+/// Answer of the guest to [`HELLO`].
 pub const REPLY: [u8; 16] = *b"banger-reply-v1\n";
-/// Length of the nonce that ties a reply to its hello.
+/// Length of the nonce that ties a reply to its hello, in bytes.
 pub const NONCE_LEN: usize = 16;
 
 /// Answer to a stream header: something listens on that port.
@@ -33,10 +33,10 @@ pub const EVENTS_PORT: u32 = 1025;
 
 /// Guest vsock port of the agent's end of the pipe. Ports below 1024 are for root.
 pub const LINK_PORT: u32 = 1023;
-/// Host vsock port at which the agent says that it listens, by connecting and closing.
+/// Host vsock port the agent connects to and closes again to say that it listens.
 pub const KNOCK_PORT: u32 = 1025;
 
-/// Streams one session may have open at once, both directions together.
+/// Most streams open at once in a session, both directions together.
 pub const MAX_STREAMS: usize = 512;
 /// Receive window of all streams of a session together, in bytes.
 pub const MAX_SESSION_WINDOW: usize = 256 << 20;

@@ -12,25 +12,25 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Image {
-    /// Tells the content; never reused for another.
+    /// Id of the content; never reused for other content.
     pub id: ImageId,
-    /// The names that point at it now.
+    /// Names that point at it now.
     pub names: Vec<ImageName>,
-    /// Of what identifies the content: `blake3:<hex>`, or `sha256:<hex>`; `unknown` where its manifest is damaged.
+    /// Digest of the content: `blake3:<hex>` or `sha256:<hex>`; `unknown` where its manifest is damaged.
     pub digest: String,
-    /// Where it came from, such as `mmdebstrap bookworm`; `unknown` where its manifest is damaged.
+    /// Source, such as `mmdebstrap bookworm`; `unknown` where its manifest is damaged.
     pub source: String,
     /// Bytes of the root file system on this host.
     pub size: ByteSize,
     /// Whether banger owns the file.
     pub managed: bool,
-    /// The kernel it recommends.
+    /// Kernel it recommends.
     #[serde(default)]
     pub kernel: Option<KernelName>,
     /// `PRETTY_NAME` of its os-release: guest text, escape it.
     #[serde(default)]
     pub os: Option<String>,
-    /// When it was made here (RFC 3339, UTC).
+    /// When it was made on this host (RFC 3339, UTC).
     pub created_at: String,
     /// Whether it can be used.
     #[serde(default)]
@@ -38,7 +38,7 @@ pub struct Image {
     /// Why it cannot be used, or not at once.
     #[serde(default)]
     pub problem: Option<String>,
-    /// What would help against that.
+    /// Hints that help against the problem.
     #[serde(default)]
     pub hints: Vec<String>,
     /// VMs that use it.
@@ -46,17 +46,18 @@ pub struct Image {
     pub used_by: Vec<VmName>,
 }
 
-/// Whether an image can be used, as far as a look at it tells.
+/// Whether an image can be used, as far as a quick check tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ImageState {
-    /// It can.
+    /// The image can be used.
     #[default]
     Ready,
-    /// It was made shortly before the host went down, and nobody has read it as a whole since: what needs it waits for that.
+    /// The image was made shortly before the host went down and has not been read as a whole since; a VM that needs it
+    /// waits for that.
     Unread,
-    /// It cannot.
+    /// The image cannot be used.
     Damaged,
 }
 
@@ -64,32 +65,32 @@ pub enum ImageState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Kernel {
-    /// Its name.
+    /// Name of the kernel.
     pub name: KernelName,
-    /// Who makes it.
+    /// Distribution that makes it.
     pub distro: String,
-    /// `x86_64`.
+    /// Architecture, such as `x86_64`.
     pub arch: String,
-    /// `uname -r` when it is on this host, else what the catalog says.
+    /// `uname -r` when it is on this host, else the catalog's version.
     pub kernel_version: String,
     /// Whether it is on this host.
     pub pulled: bool,
-    /// From the catalog.
+    /// Description in the catalog.
     #[serde(default)]
     pub description: Option<String>,
-    /// The catalog that offers it: `built-in`, or its address or path.
+    /// Catalog that offers it: `built-in`, or its address or path.
     #[serde(default)]
     pub catalog: Option<String>,
     /// Bytes on this host.
     #[serde(default)]
     pub size: Option<ByteSize>,
-    /// Bytes a pull downloads, when the catalog says so: of a package only apt knows it, once it has looked.
+    /// Bytes a pull downloads, as far as the catalog says; for a package only apt knows, after it has looked.
     #[serde(default)]
     pub download: Option<ByteSize>,
-    /// Whether the catalog's bundle is another one than what was pulled from it: `pull --force` gets it.
+    /// Whether the catalog's bundle differs from the one that was pulled: `pull --force` gets the new one.
     #[serde(default)]
     pub outdated: bool,
-    /// Whether its files are no longer what was pulled or imported; `null` when nobody looked.
+    /// Whether its files differ from what was pulled or imported; `null` when not checked.
     #[serde(default)]
     pub modified: Option<bool>,
     /// Why it cannot be used, or what was modified.
@@ -98,11 +99,11 @@ pub struct Kernel {
     /// SHA-256 of `vmlinux`, hexadecimal.
     #[serde(default)]
     pub sha256: Option<String>,
-    /// Where it came from, such as `apt linux-image-6.1.0-49-cloud-amd64 6.1.174-1`; where a pull would get it when it is
-    /// not here.
+    /// Source, such as `apt linux-image-6.1.0-49-cloud-amd64 6.1.174-1`; for a kernel that is not here, the source a
+    /// pull would use.
     #[serde(default)]
     pub source: Option<String>,
-    /// When it came here (RFC 3339, UTC).
+    /// When it was pulled or imported (RFC 3339, UTC).
     #[serde(default)]
     pub imported_at: Option<String>,
     /// Modules a guest loads before it has disks, in order.
@@ -111,18 +112,18 @@ pub struct Kernel {
     /// VMs that use it.
     #[serde(default)]
     pub used_by: Vec<VmName>,
-    /// Images that recommend it: their first names, or ids where they have none.
+    /// Images that recommend it: their first names, or the ids of those without a name.
     #[serde(default)]
     pub used_by_images: Vec<String>,
 }
 
-/// A list of kernels that can be pulled. Field names are stable.
+/// Catalog of kernels that can be pulled. Field names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KernelCatalog {
-    /// `built-in`, or its address or path as the configuration has it.
+    /// Location: `built-in`, or the address or path in the configuration.
     pub place: String,
-    /// How many kernels it offers for this host's processor.
+    /// Number of kernels it offers for this host's processor.
     pub kernels: usize,
     /// Why it cannot be read, if it cannot.
     #[serde(default)]
@@ -134,24 +135,23 @@ pub struct KernelCatalog {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PullImage {
-    /// A catalog name; `oci:DIR`, `oci-archive:FILE` or `docker-archive:FILE` with an absolute path, and perhaps `:NAME`
-    /// behind it; anything else is an OCI reference.
+    /// Image to pull: a catalog name; or `oci:DIR`, `oci-archive:FILE` or `docker-archive:FILE` with an absolute path,
+    /// optionally followed by `:NAME`; anything else is an OCI reference.
     pub image: String,
-    /// What it is called from now on; else its familiar name. Refused when that is the name of something else.
+    /// Name to give it; when absent, its familiar name. Refused when it is the name of something else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<ImageName>,
-    /// The kernel it will recommend.
+    /// Kernel it will recommend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelName>,
-    /// Which of the image's platforms, such as `linux/amd64`; else the host's.
+    /// Platform of the image, such as `linux/amd64`; when absent, the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// A file with logins, as Docker and Podman write it, that counts instead of the daemon's own: an absolute path.
+    /// File with registry logins, in Docker's and Podman's format, that replaces the daemon's own: an absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub logins: Option<PathBuf>,
-    /// Points a name that another image has at this one, and takes a bundle's word for an image that was lost and that others
-    /// rely on.
+    /// Takes the name from another image, and believes a bundle about an image that was lost and that others depend on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }
@@ -161,17 +161,17 @@ pub struct PullImage {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BuildImage {
-    /// What it is called from now on.
+    /// Name to give it.
     pub name: ImageName,
-    /// A release of Debian, such as `bookworm`.
+    /// Release of Debian, such as `bookworm`.
     pub debian: String,
     /// Packages besides the essential ones and apt.
     #[serde(default)]
     pub include: Vec<String>,
-    /// The kernel it will recommend.
+    /// Kernel it will recommend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<KernelName>,
-    /// Points a name that another image has at this one.
+    /// Takes the name from another image.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }
@@ -181,36 +181,36 @@ pub struct BuildImage {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BundleImage {
-    /// The file that is written: an absolute path. What is there is replaced.
+    /// Absolute path of the file to write; an existing file is replaced.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub output: PathBuf,
 }
 
-/// A bundle that was written: what a catalog says of it. Field names are stable.
+/// Bundle that was written, as a catalog describes it. Field names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ImageBundle {
-    /// The file.
+    /// Path of the file.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub path: PathBuf,
-    /// Its length in bytes.
+    /// Length of the file, in bytes.
     pub size: ByteSize,
-    /// Its SHA-256, hexadecimal.
+    /// SHA-256 of the file, hexadecimal.
     pub sha256: String,
-    /// The catalog entry for it, but for the address it will have.
+    /// Catalog entry for it, without the address it will have.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub entry: serde_json::Value,
 }
 
-/// What went from the cache of layers, or would. Field names are stable.
+/// What was removed from the cache of layers, or would be. Field names are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CachePruned {
-    /// Layers.
+    /// Number of removed layers.
     pub blobs: u64,
-    /// Their bytes.
+    /// Bytes of the removed layers.
     pub bytes: ByteSize,
-    /// Layers left alone because a pull reads them.
+    /// Number of layers kept because a pull reads them.
     pub in_use: u64,
 }
 

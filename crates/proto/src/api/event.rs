@@ -8,67 +8,67 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event<T> {
-    /// The first event: the operation's id, which also stands in the daemon's log.
+    /// The first event: the operation's id, which is also in the daemon's log.
     Started {
-        /// The id.
+        /// Id of the operation.
         operation: OperationId,
     },
     /// A phase began, such as `pulling kernel debian-6.1` or `waiting for the agent`.
     Phase {
-        /// In words a person reads.
+        /// Text for a person.
         text: String,
     },
-    /// How far the phase is.
+    /// Progress of the phase.
     Advance {
-        /// Bytes (or what the phase says) done.
+        /// Bytes done, or what the phase counts.
         done: u64,
-        /// Of how many, when that is known.
+        /// Total, when it is known.
         total: Option<u64>,
     },
-    /// How far one of several layers is that come at once.
+    /// Progress of one of several layers that are pulled at once.
     Layer {
-        /// The first 12 digits of its digest.
+        /// First 12 digits of the layer's digest.
         layer: String,
-        /// What is happening to it.
+        /// State of the layer.
         state: LayerState,
         /// Bytes done.
         done: u64,
-        /// Of how many.
+        /// Total bytes.
         total: u64,
     },
-    /// Something worth saying that fails nothing, such as `no KVM: running in software emulation`.
+    /// A remark that is no failure, such as `no KVM: running in software emulation`.
     Notice {
-        /// In words a person reads.
+        /// Text for a person.
         text: String,
     },
-    /// The VM runs and its agent answers; what follows happens when the client closes the stream (`--rm`).
+    /// The VM runs and its agent answers; the operation continues when the client closes the stream (`--rm`).
     Ready {
-        /// What the operation was about.
+        /// Object of the operation.
         result: T,
     },
-    /// The last event of an operation that worked.
+    /// Last event of an operation that succeeded.
     Done {
-        /// What the operation was about.
+        /// Object of the operation.
         result: T,
     },
-    /// The last event of one that did not.
+    /// Last event of an operation that failed.
     Failed {
-        /// Why.
+        /// Why it failed.
         failure: Failure,
     },
 }
 
-/// What is happening to a layer.
+/// State of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LayerState {
-    /// Others come first.
+    /// Other layers come first.
     Waiting,
-    /// It is being downloaded.
+    /// The layer is being downloaded.
     Downloading,
-    /// It was here already and is being read.
+    /// The layer was in the cache and is being read.
     Cached,
-    /// It is here.
+    /// The layer is complete.
     Done,
 }

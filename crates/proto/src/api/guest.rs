@@ -1,4 +1,4 @@
-//! The way to a VM's agent, and what a command in it finds.
+//! Access to a VM's agent, and the defaults of commands in the VM.
 
 use crate::{
     api::workspace::Workspace,
@@ -7,23 +7,23 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Where the CLI dials a VM's agent: streams do not pass through the daemon.
+/// Endpoint at which the CLI dials a VM's agent: streams do not pass through the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GuestEndpoint {
-    /// The VM.
+    /// Id of the VM.
     pub id: VmId,
-    /// Its name.
+    /// Name of the VM.
     pub name: VmName,
     /// The VM's hybrid-vsock socket: `CONNECT <port>\n` → `OK <n>\n`, then bytes.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub socket: PathBuf,
-    /// Version of the agent API that VM's agent speaks.
+    /// Version of the agent API that the VM's agent serves.
     pub agent_api_version: u32,
-    /// The repository that was brought into it.
+    /// Repository that was imported into it.
     #[serde(default)]
     pub workspace: Option<Workspace>,
-    /// Working directory of an exec that names none; it wins over the workspace.
+    /// Working directory of an exec that names none; takes precedence over the workspace.
     #[serde(default)]
     pub workdir: Option<String>,
     /// User of an exec that names none.

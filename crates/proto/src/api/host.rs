@@ -4,20 +4,20 @@ use crate::{size::ByteSize, words::words};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Content of the daemon's lock file: how the CLI finds the daemon of a state directory.
+/// Content of the daemon's lock file, by which the CLI finds the daemon of a state directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DaemonRecord {
-    /// The daemon's process.
+    /// Process id of the daemon.
     pub pid: u32,
-    /// Where it listens.
+    /// Path of the API socket.
     pub socket: PathBuf,
-    /// Its version.
+    /// Version of the daemon.
     pub version: String,
 }
 
-/// What `bangerd --ready-fd N` writes to file descriptor N (inherited, never closed on exec by the parent) once it
-/// serves. A daemon that cannot serve writes one line there, a [`crate::failure::Failure`] in JSON, and exits non-zero.
-/// Until then its stderr is read by who started it; afterwards nobody reads it, so it points it at its log.
+/// Line that `bangerd --ready-fd N` writes to the inherited file descriptor N once it serves. A daemon that cannot
+/// serve writes one line there instead, a [`crate::failure::Failure`] in JSON, and exits non-zero. Until then the
+/// starting process reads the daemon's stderr; afterwards nobody does, so the daemon redirects it to its log.
 pub const READY_LINE: &str = "ready\n";
 /// Exit status of a `bangerd` that found another one holding the lock of its state directory.
 pub const EXIT_LOCK_HELD: u8 = 75;
@@ -26,9 +26,9 @@ pub const EXIT_LOCK_HELD: u8 = 75;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Version {
-    /// The daemon's version.
+    /// Version of the daemon.
     pub version: String,
-    /// The API it speaks.
+    /// Version of the API it serves.
     pub api_version: u32,
 }
 
@@ -36,18 +36,18 @@ pub struct Version {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DaemonStatus {
-    /// The daemon's process.
+    /// Process id of the daemon.
     pub pid: u32,
-    /// Its version.
+    /// Version of the daemon.
     pub version: String,
-    /// The API it speaks.
+    /// Version of the API it serves.
     pub api_version: u32,
-    /// Where it listens.
+    /// Path of the API socket.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub socket: PathBuf,
-    /// Seconds since it started.
+    /// Seconds since the daemon started.
     pub uptime_s: u64,
-    /// VMs that have a VMM now.
+    /// Number of VMs that have a VMM now.
     pub running_vms: u32,
 }
 
@@ -55,9 +55,9 @@ pub struct DaemonStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Setting {
-    /// The key as it stands in `config.toml`, dotted.
+    /// Key in `config.toml`, dotted.
     pub key: String,
-    /// The value as it stands in `config.toml`; `null` when unset.
+    /// Value as it would be written in `config.toml`; `null` when unset.
     #[cfg_attr(feature = "openapi", schema(value_type = Object))]
     pub value: serde_json::Value,
     /// Rule that gave the value.
@@ -89,37 +89,37 @@ words!(SettingSource {
     Self::Default => "default"
 });
 
-/// Answer of `GET /v1/system/df`: what banger's files take on this host. Field names are stable.
+/// Answer of `GET /v1/system/df`: disk space that banger's files take on this host. Field names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DiskUsage {
-    /// One per kind of thing.
+    /// Usage of each kind.
     pub usage: Vec<Usage>,
-    /// Bytes of all.
+    /// Bytes of all kinds.
     pub size: ByteSize,
-    /// Bytes of all that can be given back.
+    /// Bytes of all kinds that can be freed.
     pub reclaimable: ByteSize,
 }
 
-/// What one kind of thing takes.
+/// Disk space of one kind of files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Usage {
-    /// Which.
+    /// Kind of files.
     pub kind: UsageKind,
-    /// How many there are; files, for the cache.
+    /// Number of items; of files, for the cache.
     pub count: u64,
-    /// How many are in use: VMs that run, images and kernels a VM uses, layers that a pull reads.
+    /// Number of items in use: VMs that run, images and kernels a VM uses, layers that a pull reads.
     pub in_use: u64,
-    /// Bytes allocated on this host; sparse files count what they hold.
+    /// Bytes allocated on this host; of sparse files only what is allocated.
     pub size: ByteSize,
-    /// Bytes that the command gives back.
+    /// Bytes that `reclaim` frees.
     pub reclaimable: ByteSize,
-    /// The command that gives them back.
+    /// Command that frees them.
     pub reclaim: String,
 }
 
-/// A kind of thing that takes room.
+/// Kind of files that take disk space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
@@ -128,45 +128,45 @@ pub enum UsageKind {
     Images,
     /// Guest kernels.
     Kernels,
-    /// Work disks and consoles.
+    /// Work disks and console logs of VMs.
     Vms,
-    /// What can be made again: downloads, layers, disk templates.
+    /// Files that can be made again: downloads, layers, disk templates.
     Cache,
 }
 
-/// What `bangerd --doctor` prints. Field names are stable.
+/// Output of `bangerd --doctor`. Field names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Doctor {
-    /// The version that looked.
+    /// Version of the program that checked.
     pub version: String,
-    /// What it found, the most important things first.
+    /// Findings, the most important first.
     pub findings: Vec<Finding>,
 }
 
-/// One thing the doctor looked at.
+/// Result of one check of the doctor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// The check, in words.
+    /// Name of the check, in words.
     pub check: String,
-    /// How it is.
+    /// Severity of the finding.
     pub verdict: Verdict,
     /// What was found.
     pub message: String,
-    /// Why, where that needs saying.
+    /// Why, outermost first.
     #[serde(default)]
     pub causes: Vec<String>,
-    /// The commands that mend it; never empty unless it is [`Verdict::Pass`].
+    /// Commands that repair it; never empty unless the verdict is [`Verdict::Pass`].
     #[serde(default)]
     pub hints: Vec<String>,
 }
 
-/// How a thing is.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
     /// As it should be.
     Pass,
-    /// Something does not work, or not well; the rest does.
+    /// Something does not work, or not well; everything else does.
     Warn,
     /// VMs do not run.
     Fail,

@@ -1,4 +1,4 @@
-//! Keys for ssh into a VM: who may enter, and how the guest proves who it is.
+//! Keys for ssh into a VM: the user's login key and the guest's host key.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SshAccess {
-    /// The private key to log in with: a file on the host.
+    /// Path on the host of the private key to log in with.
     pub identity: String,
-    /// banger's own known_hosts, in which the VM's key stands from now on: a file on the host.
+    /// Path on the host of banger's own known_hosts, which now contains the VM's host key.
     pub known_hosts: String,
-    /// The VM's private host key, for its sshd.
+    /// Private host key for the VM's sshd.
     pub host_key: String,
-    /// What its sshd takes as `authorized_keys`.
+    /// Content of `authorized_keys` for the VM's sshd.
     pub authorized_keys: String,
 }

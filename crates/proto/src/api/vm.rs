@@ -22,7 +22,7 @@ pub use request::{
     Wait,
 };
 
-/// Where a VM is in its life.
+/// State of a VM.
 ///
 /// ```text
 ///  created ──start──► starting ──agent ready──► running ──stop/kill──► stopping ──► stopped ──start──► starting
@@ -33,13 +33,13 @@ pub use request::{
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum VmState {
-    /// Has a disk, was never started.
+    /// Has a disk and was never started.
     Created,
-    /// Its VMM is being started or its agent has not answered yet.
+    /// The VMM is being started, or the agent has not answered yet.
     Starting,
     /// The agent answered.
     Running,
-    /// On its way down.
+    /// Shutting down.
     Stopping,
     /// Down, on purpose.
     Stopped,
@@ -48,7 +48,7 @@ pub enum VmState {
 }
 
 impl VmState {
-    /// The state as it stands in JSON and in the store.
+    /// The state as in JSON and in the store.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -66,34 +66,33 @@ impl VmState {
     }
 }
 
-/// Which virtual machine monitor.
+/// Virtual machine monitor (VMM).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Vmm {
-    /// Needs KVM.
+    /// Firecracker; needs KVM.
     Firecracker,
-    /// With KVM where it works, in software where it does not.
+    /// QEMU; with KVM where it works, else in software emulation.
     Qemu,
 }
 
-/// Which monitor is wanted. Who does not say gets what the configuration says, which says `auto` where nobody wrote
-/// anything else.
+/// Requested VMM. Without a request the configuration decides, whose default is `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum VmmChoice {
-    /// What works on this host, whatever the configuration says: each start looks.
+    /// The one that works on this host, whatever the configuration says; decided anew at each start.
     #[default]
     Auto,
-    /// This one, or none.
+    /// Firecracker or nothing.
     Firecracker,
-    /// This one, or none.
+    /// QEMU or nothing.
     Qemu,
 }
 
 impl VmmChoice {
-    /// The monitor, where one is named.
+    /// The VMM, where one is named.
     pub fn named(self) -> Option<Vmm> {
         match self {
             Self::Auto => None,
@@ -108,7 +107,7 @@ impl VmmChoice {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// The host's processor.
+    /// The host's processor, through KVM.
     Kvm,
     /// QEMU's software emulation.
     Tcg,
@@ -130,16 +129,16 @@ words!(VmState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Vm {
-    /// Unique, never reused.
+    /// Id of the VM; unique, never reused.
     pub id: VmId,
-    /// Unique among VMs that exist.
+    /// Name of the VM; unique among existing VMs.
     pub name: VmName,
-    /// Where it is in its life.
+    /// State of the VM.
     pub state: VmState,
-    /// Why it is `failed`, how it was stopped where that was not in order, or why it cannot be told whether it runs, in words.
+    /// Why it is `failed`, how it was stopped if not in order, or why it cannot be told whether it runs, in words.
     #[serde(default)]
     pub reason: Option<String>,
-    /// Private IPv4 address; none without a network card.
+    /// Private IPv4 address; none without a NIC.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub ip: Option<Ipv4Addr>,
@@ -155,35 +154,35 @@ pub struct Vm {
     /// Its network; `None` is the one whose VMs do not reach each other.
     #[serde(default)]
     pub network: Option<NetworkName>,
-    /// Published ports: while it runs as they are, else as they were asked for.
+    /// Published ports: the actual ones while it runs, else the requested ones.
     #[serde(default)]
     pub published: Vec<Publish>,
-    /// The monitor it runs on, or ran on last; before its first start the one that is named, for it or in the configuration,
-    /// and none where that start is still to choose.
+    /// VMM it runs on, or ran on last. Before its first start the one named for it or in the configuration, and none
+    /// where that start is still to choose.
     #[serde(default)]
     pub vmm: Option<Vmm>,
-    /// Known once it was started.
+    /// Accelerator; known once it was started.
     #[serde(default)]
     pub accelerator: Option<Accelerator>,
-    /// Why this monitor and accelerator.
+    /// Why this VMM and accelerator were chosen.
     #[serde(default)]
     pub vmm_reason: Option<String>,
-    /// What of the monitor's confinement this host does not give, and why; none when it is whole.
+    /// Missing parts of the VMM's confinement and the reason; none when it is complete.
     #[serde(default)]
     pub unconfined: Option<String>,
-    /// The monitor's process, while there is one.
+    /// Process id of the VMM, while there is one.
     #[serde(default)]
     pub vmm_pid: Option<u32>,
-    /// The shim's process, while there is one.
+    /// Process id of the shim, while there is one.
     #[serde(default)]
     pub shim_pid: Option<u32>,
-    /// The image's name when the VM was made.
+    /// Name of the image when the VM was created.
     pub image: ImageName,
-    /// The image itself, whatever its name points at now.
+    /// Id of the image, whatever its name points at now.
     pub image_id: ImageId,
-    /// The kernel.
+    /// Name of the kernel.
     pub kernel: KernelName,
-    /// Virtual processors.
+    /// Number of virtual processors.
     pub vcpu: u32,
     /// Guest memory, in bytes.
     pub memory: ByteSize,
@@ -192,10 +191,10 @@ pub struct Vm {
     /// Bytes the work disk takes on the host.
     #[serde(default)]
     pub disk_used: Option<ByteSize>,
-    /// Which rule gave vcpu, memory and disk_size (`flag`, `config`, `host`, `default`).
+    /// Rule that gave vcpu, memory and disk_size (`flag`, `config`, `host`, `default`).
     #[serde(default)]
     pub sources: BTreeMap<String, String>,
-    /// Who is PID 1.
+    /// Which program is PID 1.
     pub init: Init,
     /// Names of the environment variables every exec gets; the values are not shown.
     #[serde(default)]
@@ -206,30 +205,30 @@ pub struct Vm {
     /// User of an exec that names none.
     #[serde(default)]
     pub user: Option<String>,
-    /// When it was created (RFC 3339, UTC).
+    /// Time of its creation (RFC 3339, UTC).
     pub created_at: String,
-    /// When it was last started (RFC 3339, UTC).
+    /// Time of its last start (RFC 3339, UTC).
     #[serde(default)]
     pub started_at: Option<String>,
     /// Boot id of the running kernel.
     #[serde(default)]
     pub boot_id: Option<String>,
-    /// What the image's init says of the boot (`running`, `degraded`), once it said it.
+    /// State of the boot as the image's init reports it (`running`, `degraded`), once known.
     #[serde(default)]
     pub boot_state: Option<String>,
     /// When a command, a copy or an ssh session was last begun in it (RFC 3339, UTC).
     #[serde(default)]
     pub last_used_at: Option<String>,
-    /// When it will be deleted, if it was given a time to live (RFC 3339, UTC).
+    /// When it will be deleted, if it has a time to live (RFC 3339, UTC).
     #[serde(default)]
     pub expires_at: Option<String>,
     /// Sizes that were set while the VM ran and hold from its next start on.
     #[serde(default)]
     pub pending: Vec<PendingSize>,
-    /// Where the time of the last start went, in order.
+    /// Steps of the last start and their times, in order.
     #[serde(default)]
     pub phases: Vec<Phase>,
-    /// The repository that was brought into it.
+    /// Repository that was imported into it.
     #[serde(default)]
     pub workspace: Option<Workspace>,
 }
@@ -253,10 +252,10 @@ words!(PendingSize { Self::Vcpu => "vcpu", Self::Memory => "memory", Self::DiskS
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Phase {
-    /// What was prepared (`image`, `kernel-files`, `disk`, `network`, `ssh`, …), then `shim`, `vmm`, `kernel`, `modules`,
-    /// `mounts`, `agent`, `files`, `exec`. There may be more.
+    /// What was prepared (`image`, `kernel-files`, `disk`, `network`, `ssh`, …), then `shim`, `vmm`, `kernel`,
+    /// `modules`, `mounts`, `agent`, `files`, `exec`. There may be more.
     pub name: String,
-    /// When it began, in milliseconds since the start was asked for.
+    /// When it began, in milliseconds since the start was requested.
     pub started_ms: u64,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
@@ -272,10 +271,10 @@ pub struct VmStats {
     pub vmm_rss: u64,
     /// Bytes the work disk takes on the host.
     pub disk_used: u64,
-    /// What the guest says of itself, when its agent answers.
+    /// The guest's own statistics, when its agent answers.
     #[serde(default)]
     pub guest: Option<Stats>,
-    /// Why it does not.
+    /// Why there are none.
     #[serde(default)]
     pub guest_failure: Option<Failure>,
 }

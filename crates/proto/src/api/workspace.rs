@@ -1,14 +1,14 @@
-//! Repositories in VMs: what was brought where, and from what.
+//! Repositories imported into VMs.
 
 use crate::words::words;
 use serde::{Deserialize, Serialize};
 
-/// How much of a repository travels.
+/// How much of a repository is imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// The last commits of the current branch and the working tree as it is.
+    /// The last commits of the current branch, and the working tree as it is.
     #[default]
     Overlay,
     /// All history, all branches and tags, submodules too.
@@ -21,28 +21,28 @@ words!(Mode { Self::Overlay => "overlay", Self::Full => "full" });
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Workspace {
-    /// Where it is in the guest; commands run there unless told otherwise.
+    /// Path in the guest; commands run there unless told otherwise.
     pub guest_path: String,
-    /// Where it came from on the host.
+    /// Path on the host it was imported from.
     pub source_path: String,
-    /// The commit HEAD was at on the host; none on a branch without commits.
+    /// Commit of HEAD on the host; none on a branch without commits.
     pub head_commit: Option<String>,
-    /// What an export is compared with: the commit that holds the tree as it was brought. `head_commit`, unless the
-    /// working tree had changes.
+    /// Commit an export is compared with; its tree is the imported tree. Same as `head_commit`, unless the working tree
+    /// had changes.
     #[serde(default)]
     pub base_commit: Option<String>,
-    /// How much of it was brought.
+    /// How much of it was imported.
     pub mode: Mode,
-    /// The branch that is only the guest's.
+    /// Branch that exists only in the guest.
     #[serde(default)]
     pub branch: Option<String>,
     /// Where that branch began.
     #[serde(default)]
     pub from: Option<String>,
-    /// Whether untracked files were brought, too.
+    /// Whether untracked files were imported too.
     #[serde(default)]
     pub include_untracked: bool,
-    /// When (RFC 3339, UTC).
+    /// Time of the import (RFC 3339, UTC).
     pub prepared_at: String,
 }
 
@@ -51,26 +51,26 @@ pub struct Workspace {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RecordWorkspace {
-    /// Absolute.
+    /// Absolute path in the guest.
     pub guest_path: String,
-    /// Absolute.
+    /// Absolute path on the host.
     pub source_path: String,
-    /// 40 or 64 hexadecimal digits.
+    /// Commit of HEAD: 40 or 64 hexadecimal digits.
     #[serde(default)]
     pub head_commit: Option<String>,
-    /// 40 or 64 hexadecimal digits.
+    /// Base commit: 40 or 64 hexadecimal digits.
     #[serde(default)]
     pub base_commit: Option<String>,
-    /// How much of it was brought.
+    /// How much of it was imported.
     #[serde(default)]
     pub mode: Mode,
-    /// The branch that is only the guest's.
+    /// Branch that exists only in the guest.
     #[serde(default)]
     pub branch: Option<String>,
     /// Where that branch began.
     #[serde(default)]
     pub from: Option<String>,
-    /// Whether untracked files were brought, too.
+    /// Whether untracked files were imported too.
     #[serde(default)]
     pub include_untracked: bool,
 }

@@ -1,5 +1,5 @@
-//! Where a VM stands: what follows from its id, its network and its number there. Daemon and helper derive it, each by
-//! itself, so that none of it crosses the socket between them.
+//! Names and addresses derived from a VM's id, its network's number and its host number there. Daemon and helper derive
+//! them independently, so that none of them is sent between the two.
 
 use super::{Cidr, MacAddr};
 use crate::{
@@ -8,12 +8,12 @@ use crate::{
 };
 use std::net::Ipv4Addr;
 
-/// The tap of a VM: 14 bytes.
+/// Name of a VM's tap: 14 bytes.
 pub fn tap(vm: &VmId) -> String {
     format!("bt{vm}")
 }
 
-/// An address of a network.
+/// Address within a network; `None` if a number is out of range.
 pub fn address(block: Cidr, network: u8, host: u16) -> Option<Ipv4Addr> {
     if network >= NETWORKS || u32::from(host) >= NETWORK_SIZE {
         return None;
@@ -21,12 +21,12 @@ pub fn address(block: Cidr, network: u8, host: u16) -> Option<Ipv4Addr> {
     block.nth(u32::from(network) * NETWORK_SIZE + u32::from(host))
 }
 
-/// The gateway of a network.
+/// Address of a network's gateway.
 pub fn gateway(block: Cidr, network: u8) -> Option<Ipv4Addr> {
     address(block, network, 1)
 }
 
-/// The hardware address of whoever has an IPv4 address here: locally administered, and as unique as the address.
+/// Hardware address for an IPv4 address: locally administered, and as unique as the IPv4 address.
 pub fn mac(address: Ipv4Addr) -> MacAddr {
     let [a, b, c, d] = address.octets();
     MacAddr([0x02, 0x62, a, b, c, d])

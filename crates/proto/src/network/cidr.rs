@@ -1,10 +1,10 @@
-//! A block of IPv4 addresses.
+//! Block of IPv4 addresses.
 
 use super::{InvalidNetwork, as_text};
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::Ipv4Addr, str::FromStr};
 
-/// A block of IPv4 addresses, such as `10.0.0.0/8`, or one address. Never with bits beyond its prefix.
+/// Block of IPv4 addresses, such as `10.0.0.0/8`, or one address. Never has bits beyond its prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Cidr {
@@ -15,7 +15,7 @@ pub struct Cidr {
 as_text!(Cidr);
 
 impl Cidr {
-    /// The block that begins at `first`; `None` when that is in the middle of it.
+    /// Block that begins at `first`; `None` when `first` has bits beyond the prefix.
     pub const fn new(first: Ipv4Addr, prefix: u8) -> Option<Self> {
         if prefix > 32 || first.to_bits() & !Self::mask(prefix) != 0 {
             return None;
@@ -23,7 +23,7 @@ impl Cidr {
         Some(Self { first, prefix })
     }
 
-    /// One address.
+    /// Block of one address.
     pub const fn host(address: Ipv4Addr) -> Self {
         Self { first: address, prefix: 32 }
     }
@@ -32,27 +32,27 @@ impl Cidr {
         if prefix == 0 { 0 } else { u32::MAX << (32 - prefix) }
     }
 
-    /// Its first address.
+    /// First address of the block.
     pub fn first(self) -> Ipv4Addr {
         self.first
     }
 
-    /// How many leading bits its addresses share.
+    /// Prefix length.
     pub fn prefix(self) -> u8 {
         self.prefix
     }
 
-    /// Whether an address is in it.
+    /// Whether the block contains an address.
     pub fn contains(self, address: Ipv4Addr) -> bool {
         address.to_bits() & Self::mask(self.prefix) == self.first.to_bits()
     }
 
-    /// Whether an address is in both.
+    /// Whether the blocks have an address in common.
     pub fn overlaps(self, other: Self) -> bool {
         self.contains(other.first) || other.contains(self.first)
     }
 
-    /// Its address number `n`, counted from its first; `None` beyond its end.
+    /// Address number `n`, counted from the first; `None` beyond the end.
     pub fn nth(self, n: u32) -> Option<Ipv4Addr> {
         let address = Ipv4Addr::from_bits(self.first.to_bits().checked_add(n)?);
         self.contains(address).then_some(address)

@@ -1,9 +1,9 @@
-//! Which addresses are the public internet's.
+//! Public and private IPv4 addresses.
 
 use super::Cidr;
 use std::net::Ipv4Addr;
 
-/// Blocks that a guest reaches only where a rule opens them: private, link-local, shared, test, multicast, reserved.
+/// Blocks a guest reaches only where a rule opens them: private, link-local, shared, test, multicast, reserved.
 pub const CLOSED: [Cidr; 14] = [
     block(0, 0, 8),
     PRIVATE[0],
@@ -21,7 +21,7 @@ pub const CLOSED: [Cidr; 14] = [
     block(224, 0, 3),
 ];
 
-/// Blocks that networks may be cut from.
+/// Private blocks, from which networks may be cut.
 pub const PRIVATE: [Cidr; 4] = [block(10, 0, 8), block(172, 16, 12), block(192, 168, 16), block(100, 64, 10)];
 
 const fn block(a: u8, b: u8, prefix: u8) -> Cidr {
@@ -35,7 +35,7 @@ const fn exact(a: u8, b: u8, c: u8, prefix: u8) -> Cidr {
     }
 }
 
-/// Whether an address is one of the public internet's.
+/// Whether an address is on the public internet.
 pub fn is_public(address: Ipv4Addr) -> bool {
     !CLOSED.iter().any(|block| block.contains(address))
 }

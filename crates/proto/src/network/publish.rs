@@ -1,4 +1,4 @@
-//! A port of the guest on an address of the host.
+//! Published port: a port of the guest on an address of the host.
 
 use super::{InvalidNetwork, as_text};
 use serde::{Deserialize, Serialize};
@@ -13,9 +13,9 @@ use std::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Publish {
-    /// Where the host listens.
+    /// Address and port the host listens on.
     pub host: SocketAddrV4,
-    /// The guest's port.
+    /// Port of the guest.
     pub guest: u16,
 }
 

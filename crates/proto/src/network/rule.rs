@@ -1,10 +1,10 @@
-//! One rule of a VM's egress: a destination, and the port there.
+//! Egress rule of a VM: a destination, and optionally a port.
 
 use super::{Cidr, InvalidNetwork, as_text};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// A name in the domain name system, or `*.` and one: everything below it. Lower case, without a last dot.
+/// Domain name, or `*.` and one for everything below it. Lower case, without a final dot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Domain(String);
@@ -12,12 +12,12 @@ pub struct Domain(String);
 as_text!(Domain);
 
 impl Domain {
-    /// The text itself.
+    /// The domain as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether a name (lower case, without a last dot) is meant.
+    /// Whether the domain covers a name (lower case, without a final dot).
     pub fn matches(&self, name: &str) -> bool {
         match self.0.strip_prefix("*.") {
             Some(parent) => name.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.') && rest.len() > 1),
@@ -52,12 +52,12 @@ impl FromStr for Domain {
     }
 }
 
-/// Where a rule applies.
+/// Destination of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Destination {
-    /// Addresses.
+    /// Block of addresses.
     Block(Cidr),
-    /// What a name resolves to, while its answer is valid.
+    /// Addresses a name resolves to, while the answer is valid.
     Domain(Domain),
 }
 
@@ -66,9 +66,9 @@ pub enum Destination {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Rule {
-    /// Where.
+    /// Destination.
     pub to: Destination,
-    /// `None`: every port and every protocol.
+    /// Port; `None` is every port and every protocol.
     pub port: Option<u16>,
 }
 
@@ -88,7 +88,7 @@ impl FromStr for Rule {
     type Err = InvalidNetwork;
     fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
         if text == "none" {
-            // Where a list is typed it means an empty one.
+            // In a list of rules `none` means an empty list.
             return Err(InvalidNetwork::new("destination", text, "it is no name of a host"));
         }
         let (to, port) = match text.rsplit_once(':') {

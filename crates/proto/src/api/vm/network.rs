@@ -1,4 +1,4 @@
-//! A VM's ports and what it may reach.
+//! Ports of a VM, and destinations it may reach.
 
 use crate::{agent::http::Port, network::Rule};
 use serde::{Deserialize, Serialize};
@@ -7,49 +7,49 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VmPort {
-    /// What listens in the guest; for a published port nobody listens on, the port with no address.
+    /// The listening socket in the guest; for a published port nobody listens on, the port with an empty address.
     #[serde(flatten)]
     pub guest: Port,
-    /// Where it is published on the host (`127.0.0.1:8080`).
+    /// Addresses on the host it is published at (`127.0.0.1:8080`).
     #[serde(default)]
     pub published: Vec<String>,
-    /// Whether somebody listens in the guest.
+    /// Whether a process in the guest listens.
     #[serde(default)]
     pub listening: bool,
 }
 
-/// Answer of `GET /v1/vms/{ref}/egress`: what a VM may reach, and what it tried in vain.
+/// Answer of `GET /v1/vms/{ref}/egress`: what a VM may reach, and which packets were denied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Egress {
     /// Whether the public internet is open.
     pub nat: bool,
-    /// Destinations opened, the configuration's first.
+    /// Open destinations, the configuration's first.
     pub allow: Vec<Rule>,
-    /// Destinations closed, the configuration's first.
+    /// Closed destinations, the configuration's first.
     pub deny: Vec<Rule>,
     /// Packets denied since it was started.
     pub denied_packets: u64,
-    /// The latest denials.
+    /// Latest denials.
     pub denials: Vec<Denied>,
 }
 
-/// Packets of a VM that went nowhere.
+/// Denied packets of a VM to one destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Denied {
-    /// The address.
+    /// Destination address.
     pub to: String,
-    /// The name it was resolved from, when the VM asked for one.
+    /// Name it was resolved from, if the VM asked for one.
     #[serde(default)]
     pub name: Option<String>,
     /// `tcp`, `udp`, `icmp`, or the protocol's number.
     pub protocol: String,
-    /// The port, where the protocol has such.
+    /// Destination port, for protocols that have ports.
     #[serde(default)]
     pub port: Option<u16>,
-    /// How many.
+    /// Number of packets.
     pub packets: u64,
-    /// Seconds since the last one.
+    /// Seconds since the last of them.
     pub seconds_ago: u32,
 }

@@ -1,4 +1,4 @@
-//! What can be asked of VMs: the bodies of requests, and how small and how large a VM may be.
+//! Bodies of requests about VMs, and the limits of a VM's size.
 
 use super::VmmChoice;
 use crate::{
@@ -12,13 +12,13 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
-/// Least memory a VM may have.
+/// Smallest memory of a VM.
 pub const MIN_MEMORY: ByteSize = ByteSize::mib(128);
-/// Most virtual processors a VM may have.
+/// Largest number of virtual processors of a VM.
 pub const MAX_VCPU: u32 = 32;
 /// Largest work disk.
 pub const MAX_DISK: ByteSize = ByteSize::gib(1024);
-/// Smallest work disk: the file system's own structures and some room.
+/// Smallest work disk: room for the file system's own structures and some files.
 pub const MIN_DISK: ByteSize = ByteSize::mib(64);
 
 /// Body of `POST /v1/vms`. Absent values come from the configuration, then from the defaults.
@@ -26,32 +26,32 @@ pub const MIN_DISK: ByteSize = ByteSize::mib(64);
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateVm {
-    /// Generated when absent.
+    /// Name; generated when absent.
     #[serde(default)]
     pub name: Option<VmName>,
-    /// Pulled when it is not there.
+    /// Image; pulled when it is missing.
     #[serde(default)]
     pub image: Option<ImageName>,
-    /// A file with logins that counts for that instead of the daemon's own: an absolute path.
+    /// File with registry logins that replaces the daemon's own: an absolute path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub logins: Option<PathBuf>,
-    /// Pulled when it is not there; else what the image recommends.
+    /// Kernel; pulled when it is missing. When absent, the one the image recommends.
     #[serde(default)]
     pub kernel: Option<KernelName>,
-    /// Else what the configuration says.
+    /// VMM; when absent, the configuration's.
     #[serde(default)]
     pub vmm: Option<VmmChoice>,
-    /// 1 to [`MAX_VCPU`].
+    /// Number of virtual processors, 1 to [`MAX_VCPU`].
     #[serde(default)]
     pub vcpu: Option<u32>,
-    /// At least [`MIN_MEMORY`].
+    /// Guest memory, at least [`MIN_MEMORY`].
     #[serde(default)]
     pub memory: Option<ByteSize>,
-    /// [`MIN_DISK`] to [`MAX_DISK`].
+    /// Size of the work disk, [`MIN_DISK`] to [`MAX_DISK`].
     #[serde(default)]
     pub disk_size: Option<ByteSize>,
-    /// Else `auto`.
+    /// Which program is PID 1; when absent, `auto`.
     #[serde(default)]
     pub init: Option<Init>,
     /// Environment of every exec in this VM.
@@ -63,65 +63,65 @@ pub struct CreateVm {
     /// User of an exec that names none.
     #[serde(default)]
     pub user: Option<String>,
-    /// Start even when the memory asked for is not free now.
+    /// Start even when the requested memory is not free now.
     #[serde(default)]
     pub overcommit: bool,
-    /// Whether the public internet is open; else what the configuration says.
+    /// Whether the public internet is open; when absent, the configuration's value.
     #[serde(default)]
     pub nat: Option<bool>,
-    /// Opens destinations.
+    /// Destinations to open.
     #[serde(default)]
     pub allow: Vec<Rule>,
-    /// Closes destinations; wins over `allow`.
+    /// Destinations to close; wins over `allow`.
     #[serde(default)]
     pub deny: Vec<Rule>,
-    /// VMs on one network reach each other.
+    /// Network; VMs on the same one reach each other.
     #[serde(default)]
     pub network: Option<NetworkName>,
-    /// Ports of the host that lead into the guest.
+    /// Ports of the host to forward into the guest.
     #[serde(default)]
     pub publish: Vec<Publish>,
-    /// Delete it, with its disk, this long after its creation, whatever it does then.
+    /// Time after its creation at which it is deleted with its disk, whatever its state.
     #[serde(default)]
     pub ttl: Option<Span>,
     /// What happens after creation.
     #[serde(default)]
     pub start: Start,
-    /// What a start waits for before it says `ready` or `done`.
+    /// What a start waits for before it reports `ready` or `done`.
     #[serde(default)]
     pub wait: Wait,
 }
 
-/// Body of `PATCH /v1/vms/{ref}`: what becomes of a VM that exists. Absent values stay as they are.
+/// Body of `PATCH /v1/vms/{ref}`: changes of an existing VM. Absent values stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetVm {
-    /// From the next start on.
+    /// Number of virtual processors, from the next start on.
     #[serde(default)]
     pub vcpu: Option<u32>,
-    /// From the next start on.
+    /// Guest memory, from the next start on.
     #[serde(default)]
     pub memory: Option<ByteSize>,
-    /// From the next start on; not smaller than it is.
+    /// Size of the work disk, from the next start on; not smaller than now.
     #[serde(default)]
     pub disk_size: Option<ByteSize>,
     /// Whether it may start when that much memory is not free.
     #[serde(default)]
     pub overcommit: Option<bool>,
-    /// Whether the public internet is open; at once.
+    /// Whether the public internet is open; takes effect at once.
     #[serde(default)]
     pub nat: Option<bool>,
-    /// In the place of the destinations that are open; at once.
+    /// Replaces the open destinations; takes effect at once.
     #[serde(default)]
     pub allow: Option<Vec<Rule>>,
-    /// In the place of the destinations that are closed; at once.
+    /// Replaces the closed destinations; takes effect at once.
     #[serde(default)]
     pub deny: Option<Vec<Rule>>,
-    /// Ports to publish besides those that are; at once.
+    /// Further ports to publish; takes effect at once.
     #[serde(default)]
     pub publish: Vec<Publish>,
-    /// Published ports to take back, as they were asked for or as `vm ports` shows them; at once.
+    /// Published ports to close, as they were requested or as `vm ports` shows them; takes effect at once.
     #[serde(default)]
     pub unpublish: Vec<Publish>,
 }
@@ -134,7 +134,7 @@ pub enum Wait {
     /// When its agent answers; the image's services may still be starting.
     #[default]
     Agent,
-    /// When the image's init finished booting (`boot_state` is known); at once under [`Init::Agent`].
+    /// When the image's init finished booting (`boot_state` is known); the same as `agent` under [`Init::Agent`].
     Boot,
 }
 
@@ -145,79 +145,80 @@ pub enum Wait {
 pub enum Start {
     /// Nothing: the state is `created`.
     No,
-    /// Starts it and ends with `done` when the agent answers.
+    /// Starts it; ends with `done` when the agent answers.
     #[default]
     Yes,
-    /// Starts it, says `ready` when the agent answers, and deletes it, without an orderly shutdown, when the client
+    /// Starts it, reports `ready` when the agent answers, and deletes it without an orderly shutdown when the client
     /// closes the stream: the lease behind `--rm`. A VM that never became ready is kept.
     Leased,
 }
 
-/// Body of start.
+/// Body of `POST /v1/vms/{ref}/start`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StartVm {
-    /// Also when that much memory is not free, and so from then on, as one that was made so. A start that is refused, or
-    /// has nothing to do, keeps nothing of it.
+    /// Start even when that much memory is not free; kept for later starts, as if given at creation. A start that is
+    /// refused or has nothing to do does not keep it.
     #[serde(default)]
     pub overcommit: bool,
 }
 
-/// Body of restart.
+/// Body of `POST /v1/vms/{ref}/restart`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RestartVm {
-    /// As for stop.
+    /// Same as [`StopVm::grace_ms`].
     #[serde(default)]
     pub grace_ms: Option<u64>,
-    /// As for start.
+    /// Same as [`StartVm::overcommit`].
     #[serde(default)]
     pub overcommit: bool,
 }
 
-/// Body of stop.
+/// Body of `POST /v1/vms/{ref}/stop`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StopVm {
-    /// How long an orderly power-off may take, in milliseconds; absent: 10 s under an image's init, 2 s without.
+    /// How long an orderly power-off may take, in milliseconds; when absent, 10 s under an image's init and 2 s
+    /// without.
     #[serde(default)]
     pub grace_ms: Option<u64>,
 }
 
-/// Body of kill.
+/// Body of `POST /v1/vms/{ref}/kill`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct KillVm {
-    /// Sent to the VMM.
+    /// Signal to send to the VMM.
     #[serde(default)]
     pub signal: KillSignal,
 }
 
-/// The signals `vm kill` may send.
+/// Signals that `vm kill` may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "UPPERCASE")]
 pub enum KillSignal {
-    /// 15.
+    /// SIGTERM.
     Term,
-    /// 9.
+    /// SIGKILL.
     #[default]
     Kill,
-    /// 2.
+    /// SIGINT.
     Int,
-    /// 1.
+    /// SIGHUP.
     Hup,
-    /// 3.
+    /// SIGQUIT.
     Quit,
-    /// 10.
+    /// SIGUSR1.
     Usr1,
-    /// 12.
+    /// SIGUSR2.
     Usr2,
-    /// 6.
+    /// SIGABRT.
     Abrt,
 }
 
