@@ -131,11 +131,12 @@ pub(crate) async fn fuzz_read<S: AsyncRead + AsyncWrite + Unpin>(session: Sessio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banger_proto::api::host::SettingSource;
 
     #[test]
     fn what_was_asked_for_wins_over_the_configuration() {
         let setting =
-            |value: bool| Setting { key: "vm_defaults.nat".into(), value: value.into(), source: "file".into() };
+            |value: bool| Setting { key: "vm_defaults.nat".into(), value: value.into(), source: SettingSource::File };
         for (requested, default, has) in [
             (None, None, true),
             (None, Some(false), false),
@@ -146,7 +147,7 @@ mod tests {
             assert_eq!(has_network(requested, &settings), has, "{requested:?} {default:?}");
             for (uplink, open) in [("auto", true), ("none", false), ("off", false)] {
                 let key = "network.uplink".into();
-                settings.push(Setting { key, value: uplink.into(), source: "env".into() });
+                settings.push(Setting { key, value: uplink.into(), source: SettingSource::Env });
                 assert_eq!(has_network(requested, &settings), has && open, "{requested:?} {default:?} {uplink}");
                 settings.pop();
             }
