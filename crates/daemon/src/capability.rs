@@ -1,7 +1,8 @@
-//! What a VM's start needs from this host, one capability a file.
+//! Capabilities: everything a VM's start needs from this host, one file each.
 //!
-//! A capability holds exactly the services it uses and contributes its part of the launch. They run in the order of the
-//! list that `wire_services` builds, and are released in the reverse one. Adding one is a file here and a line there.
+//! A capability holds exactly the services it uses and contributes its part of the launch. Capabilities run in the
+//! order of the list that `wire_services` builds and are released in reverse order. A new one is a file here and a line
+//! there.
 
 mod boot_config;
 mod dns;
@@ -41,30 +42,31 @@ use banger_proto::{
 };
 use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
 
-/// What a hook returns.
+/// Future returned by a capability's hook.
 pub(crate) type Hook<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
 
-/// One thing a VM needs. Hooks that a capability has no use for do nothing.
+/// One requirement of a VM. A hook that a capability does not override does nothing.
 pub(crate) trait Capability: Send + Sync {
-    /// Its own name.
+    /// Name of the capability.
     fn name(&self) -> &'static str;
 
-    /// The phase of a start its work counts as.
+    /// Phase of a start that its work counts as.
     fn phase(&self) -> &'static str;
 
-    /// Whether this host can give it, before anything of the VM is touched. What can be pulled is pulled here.
+    /// Checks whether this host can provide it, before anything of the VM is touched, and pulls what can be pulled.
     fn preflight<'a>(&'a self, spec: &'a VmSpec, operation: &'a Operation) -> Hook<'a> {
         let _ = (spec, operation);
         nothing()
     }
 
-    /// Takes what lasts as long as the VM. Doing it again changes nothing.
+    /// Acquires what lasts as long as the VM. Idempotent.
     fn prepare<'a>(&'a self, vm: &'a VmRow, operation: &'a Operation) -> Hook<'a> {
         let _ = (vm, operation);
         nothing()
     }
 
-    /// Waits for what [`Self::prepare`] began and a machine need not wait for, before anybody is told that the VM exists.
+    /// Waits for work begun by [`Self::prepare`] that a machine need not wait for, before the VM is reported as
+    /// created.
     fn settle<'a>(&'a self, vm: &'a VmId) -> Hook<'a> {
         let _ = vm;
         nothing()
@@ -76,25 +78,25 @@ pub(crate) trait Capability: Send + Sync {
         nothing()
     }
 
-    /// The agent answers.
+    /// Runs when the agent answers.
     fn after_start<'a>(&'a self, vm: &'a VmRow, ready: &'a Ready) -> Hook<'a> {
         let _ = (vm, ready);
         nothing()
     }
 
-    /// Gives back what a start took, or everything. Idempotent, and does not mind what was never taken.
+    /// Releases what a start acquired, or everything. Idempotent; nothing need have been acquired.
     fn release<'a>(&'a self, vm: &'a VmId, depth: Depth) -> Hook<'a> {
         let _ = (vm, depth);
         nothing()
     }
 }
 
-/// How much is given back.
+/// How much to release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
-    /// What a running machine holds; the VM stays and can start again.
+    /// Resources of a running machine; the VM stays and can start again.
     Machine,
-    /// The VM goes.
+    /// Everything: the VM is deleted.
     Everything,
 }
 
@@ -105,37 +107,37 @@ fn nothing() -> Hook<'static> {
 /// All capabilities, in the order they contribute.
 pub(crate) type Capabilities = Arc<[Box<dyn Capability>]>;
 
-/// One launch being put together.
+/// Launch of one start, while it is being put together.
 #[derive(Debug, Default)]
 pub(crate) struct Launch {
     /// Disks, in the order the guest sees them.
     pub(crate) disks: Vec<Disk>,
-    /// The guest's name of the root file system image.
+    /// Device name of the root file system image in the guest.
     pub(crate) image: Option<String>,
-    /// How the image's commands want to be run.
+    /// The image's defaults for commands.
     pub(crate) image_defaults: ImageDefaults,
-    /// The guest's name of the work disk.
+    /// Device name of the work disk in the guest.
     pub(crate) work: Option<String>,
-    /// The kernel.
+    /// Kernel to boot.
     pub(crate) kernel: Option<KernelFile>,
-    /// Words for its command line.
+    /// Arguments for the kernel's command line.
     pub(crate) kernel_args: Vec<String>,
-    /// The part of the initramfs this VM shares with others.
+    /// Part of the initramfs this VM shares with others.
     pub(crate) shared_initramfs: Option<PathBuf>,
     /// Mounts besides the root.
     pub(crate) mounts: Vec<Mount>,
-    /// The network card, on both sides.
+    /// NIC, its host and its guest side.
     pub(crate) nic: Option<NetworkInterface>,
-    /// Who the guest is, and whom it asks for names.
+    /// Host name and resolver of the guest.
     pub(crate) names: Option<GuestNames>,
-    /// Ports of the host that lead into the guest.
+    /// Ports of the host to forward into the guest.
     pub(crate) ports: Vec<Publish>,
-    /// The initramfs with this VM's configuration.
+    /// Initramfs with this VM's configuration.
     pub(crate) initramfs: Option<PathBuf>,
 }
 
 impl Launch {
-    /// Attaches a disk and returns the guest's name of it.
+    /// Attaches a disk and returns its device name in the guest.
     pub(crate) fn attach(&mut self, disk: Disk) -> String {
         let letter = u8::try_from(self.disks.len()).ok().filter(|n| *n < 26).expect("no VM has 26 disks");
         self.disks.push(disk);
@@ -143,16 +145,16 @@ impl Launch {
     }
 }
 
-/// Names of the files in a VM's durable directory that the daemon makes.
+/// Paths of the files the daemon makes in a VM's durable directory.
 pub(crate) struct VmFiles;
 
 impl VmFiles {
-    /// The work disk.
+    /// Work disk.
     pub(crate) fn work_disk(layout: &Layout, vm: &VmId) -> PathBuf {
         layout.vm(vm).join("work.ext4")
     }
 
-    /// The initramfs with the VM's configuration.
+    /// Initramfs with the VM's configuration.
     pub(crate) fn initramfs(layout: &Layout, vm: &VmId) -> PathBuf {
         layout.vm(vm).join("initramfs.cpio")
     }

@@ -1,7 +1,7 @@
-//! The configuration: what a user wrote, what the environment overrules, what the host suggests.
+//! The configuration, put together from the user's file, the environment and the host's size.
 //!
-//! [`file`] is what was typed, [`Config`] is what it means: every value is there and says which rule gave it. A key
-//! whose feature does not exist yet is refused like any other unknown key: a setting that does nothing would be a lie.
+//! [`file`] is what was typed, [`Config`] is what it means: every value is set and says which rule gave it. A key whose
+//! feature does not exist yet is refused like any unknown key: a setting without an effect would be a lie.
 
 mod catalog_location;
 mod defaults;
@@ -27,12 +27,12 @@ pub(crate) use defaults::{memory_line, parse_memory};
 pub use file::{ConfigError, File};
 pub use file_sync::FileSync;
 
-/// A value and the rule that gave it.
+/// Value and the rule that gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sourced<T> {
     /// The value.
     pub value: T,
-    /// The rule.
+    /// Rule that gave the value.
     pub source: SettingSource,
 }
 
@@ -41,13 +41,13 @@ impl<T> Sourced<T> {
         Self { value, source }
     }
 
-    /// `asked`, if it is there, as the request's own word; else this.
+    /// Replaces the value by the request's own, if there is one.
     pub(crate) fn unless(self, asked: Option<T>) -> Self {
         asked.map_or(self, |value| Self::new(value, SettingSource::Flag))
     }
 }
 
-/// How much the daemon's log says.
+/// Level of the daemon's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LogLevel(pub tracing::level_filters::LevelFilter);
 
@@ -63,38 +63,38 @@ impl FromStr for LogLevel {
     }
 }
 
-/// Every setting, resolved.
+/// All settings, resolved.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// How much the daemon's log says.
+    /// Level of the daemon's log.
     pub log_level: Sourced<LogLevel>,
-    /// The image of a VM that names none.
+    /// Image of a VM that names none.
     pub default_image: Sourced<ImageName>,
-    /// The kernel of a VM that names none and whose image recommends none.
+    /// Kernel of a VM that names none and whose image recommends none.
     pub default_kernel: Sourced<KernelName>,
-    /// The monitor of a VM that names none.
+    /// VMM of a VM that names none.
     pub vmm: Sourced<VmmChoice>,
-    /// QEMU's program; `None` looks for it in `PATH`.
+    /// Path of QEMU; `None` looks for it in `PATH`.
     pub qemu_bin: Sourced<Option<PathBuf>>,
-    /// How long nobody may use a VM before it is stopped; `None` is for ever.
+    /// How long a VM may be unused before it is stopped; `None` is forever.
     pub auto_stop_after: Sourced<Option<Span>>,
-    /// Firecracker's program; `None` looks for it in `PATH`.
+    /// Path of Firecracker; `None` looks for it in `PATH`.
     pub firecracker_bin: Sourced<Option<PathBuf>>,
-    /// Most bytes of one VM's console log.
+    /// Largest console log of one VM, in bytes.
     pub console_cap: Sourced<ByteSize>,
-    /// Virtual processors of a VM that does not say.
+    /// Virtual processors of a VM that does not specify them.
     pub vcpu: Sourced<u32>,
-    /// Memory of a VM that does not say.
+    /// Memory of a VM that does not specify it.
     pub memory: Sourced<ByteSize>,
-    /// Work disk of a VM that does not say.
+    /// Work disk size of a VM that does not specify it.
     pub disk_size: Sourced<ByteSize>,
-    /// PID 1 of a VM that does not say.
+    /// PID 1 of a VM that does not specify it.
     pub init: Sourced<Init>,
-    /// Whether the public internet is open to a VM that does not say.
+    /// Whether the public internet is open to a VM that does not specify it.
     pub nat: Sourced<bool>,
-    /// How far VMs reach, at most.
+    /// How far VMs may reach at most.
     pub uplink: Sourced<Uplink>,
-    /// The block of private addresses that VMs get theirs from.
+    /// Block of private addresses for VMs.
     pub cidr: Sourced<Cidr>,
     /// Resolvers to ask instead of the host's.
     pub dns: Sourced<Vec<Ipv4Addr>>,
@@ -102,24 +102,24 @@ pub struct Config {
     pub allow: Sourced<Vec<Rule>>,
     /// Destinations closed to every VM.
     pub deny: Sourced<Vec<Rule>>,
-    /// Further catalogs of kernels, the one that decides last.
+    /// Further catalogs of kernels, highest precedence last.
     pub kernel_catalog: Sourced<Vec<CatalogLocation>>,
-    /// Further catalogs of images; a later one goes before an earlier one, all before the built-in one.
+    /// Further catalogs of images, highest precedence last; all take precedence over the built-in one.
     pub image_catalog: Sourced<Vec<CatalogLocation>>,
     /// Most layers of an image.
     pub oci_max_layers: Sourced<u32>,
-    /// Most bytes the layers of an image unpack to.
+    /// Most bytes the layers of an image may unpack to.
     pub oci_max_unpacked: Sourced<ByteSize>,
-    /// How many times its size a layer may unpack to.
+    /// Largest factor by which a layer may grow when unpacked.
     pub oci_max_ratio: Sourced<u32>,
-    /// Most entries of the layers of an image.
+    /// Most entries in the layers of an image.
     pub oci_max_entries: Sourced<u32>,
-    /// Files of the user's that every VM gets.
+    /// Files of the user that every VM gets.
     pub file_sync: Sourced<Vec<FileSync>>,
 }
 
 impl Config {
-    /// Puts together what the file says, what the environment overrules and what the host suggests.
+    /// Resolves all settings from the file, the environment, which overrides it, and the size of the host.
     pub fn resolve(file: File, env: impl Fn(&str) -> Option<OsString>, host: Host) -> Result<Self, ConfigError> {
         let (defaults, network) = (file.vm_defaults, file.network);
         Ok(Self {
@@ -167,7 +167,7 @@ impl Config {
 }
 
 impl Config {
-    /// What an image of somebody else's may be.
+    /// Limits of images from registries and archives.
     pub(crate) fn oci_limits(&self) -> banger_artifacts::oci::Limits {
         banger_artifacts::oci::Limits {
             max_layers: usize::try_from(self.oci_max_layers.value).unwrap_or(usize::MAX),
@@ -183,15 +183,15 @@ fn number(value: Option<std::num::NonZeroU32>, otherwise: u32) -> Sourced<u32> {
     from_file(value.map(Into::into), || Sourced::new(otherwise, SettingSource::Default))
 }
 
-/// Where VMs' addresses come from: rarely met in homes and offices.
+/// Default block of VM addresses: rarely used in homes and offices.
 const DEFAULT_CIDR: Cidr = Cidr::new(Ipv4Addr::new(10, 213, 0, 0), 16).expect("a /16 begins there");
 
-/// `BANGER_LOG_LEVEL`, when it is set to something.
+/// Reads `BANGER_LOG_LEVEL`, if it is set and not empty.
 fn log_level_from(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<LogLevel>, ConfigError> {
     from_env("BANGER_LOG_LEVEL", env)
 }
 
-/// `BANGER_UPLINK`, when it is set to something.
+/// Reads `BANGER_UPLINK`, if it is set and not empty.
 fn uplink_from(env: impl Fn(&str) -> Option<OsString>) -> Result<Option<Uplink>, ConfigError> {
     from_env("BANGER_UPLINK", env)
 }

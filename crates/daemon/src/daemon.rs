@@ -1,7 +1,7 @@
-//! The daemon as a process: directories, lock, log, composition, serving, leaving.
+//! The daemon as a process: directories, lock, log, composition, serving, shutdown.
 //!
-//! [`run`] is the whole of `bangerd`. The value it builds is a composition root: nothing below it can reach it. What a
-//! request means is decided in the services; this module decides only in which order a daemon comes and goes.
+//! [`run`] is all of `bangerd`. The value it builds is a composition root: nothing below can reach it. The services
+//! decide what a request means; this module decides only the order in which a daemon starts and stops.
 
 mod descriptors;
 pub(crate) mod directories;
@@ -35,46 +35,46 @@ pub enum StartError {
     /// `--ready-fd` does not name an open file descriptor.
     #[error("--ready-fd does not name an open file descriptor")]
     BadReadyFd,
-    /// A directory belongs to somebody else, is a link, or is open to others.
+    /// A directory belongs to another user, is a link, or is open to others.
     #[error("{} cannot be used: {rule}", path.display())]
     NotOurs {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
         /// What is wrong with it.
         rule: &'static str,
     },
-    /// Another daemon has this state directory. The lock file says which.
+    /// Another daemon has this state directory; the lock file says which.
     #[error("another daemon holds {}", path.display())]
     Held {
-        /// The lock file.
+        /// Path of the lock file.
         path: PathBuf,
     },
-    /// A daemon of another state directory has this directory of sockets.
+    /// A daemon of another state directory has this run directory.
     #[error("a daemon of another state directory holds {}", path.display())]
     RunHeld {
-        /// The directory of sockets.
+        /// Path of the run directory.
         path: PathBuf,
     },
-    /// The file system or the socket said no.
+    /// A step on the file system or a socket failed.
     #[error("cannot {what} {}", path.display())]
     Io {
         /// The step, as a verb.
         what: &'static str,
-        /// Where.
+        /// Path of the file or socket.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The store does not open.
+    /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A service cannot be opened, or what earlier daemons left cannot be read.
+    /// A service cannot be opened, or state left by earlier daemons cannot be read.
     #[error("the daemon's services cannot be started")]
     Services(#[source] Box<Failure>),
-    /// The runtime cannot be made.
+    /// The async runtime cannot be started.
     #[error("cannot start the runtime")]
     Runtime(#[source] io::Error),
 }
@@ -88,12 +88,12 @@ impl StartError {
 
 /// Runs a daemon until it is told to stop. VMs keep running afterwards.
 ///
-/// `ready` is told when requests are answered. Call it before any thread exists: it sets the process's umask.
+/// `ready` is notified when requests are answered. Call it before any thread exists: it sets the process's umask.
 pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
     let started = Instant::now();
     memory::keep_small();
     descriptors::raise();
-    // Whatever is created from here on is the user's alone, sockets from birth.
+    // Files created from here on are the user's alone, sockets included.
     rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
     let uid = rustix::process::geteuid();
     let env = |key: &str| std::env::var_os(key);
@@ -117,7 +117,8 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         services.network.load_addresses().await.map_err(failed)?;
         tokio::select! {
             reconciled = services.vms.reconcile() => reconciled.map_err(failed)?,
-            // It may be waiting for a shim that is silent. The network stays: who is on it may not be known yet.
+            // Adoption may be waiting for a silent shim. The network is left running: not all VMs on it may be known
+            // yet.
             () = stop.cancelled() => return Ok(()),
         }
         services.network.take_over();
@@ -139,14 +140,14 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
         network.stop_if_unused().await;
         Ok(())
     });
-    // What still runs is not waited for: VMs go on without a daemon, and unfinished downloads leave nothing behind.
+    // Running tasks are not waited for: VMs go on without a daemon, and unfinished downloads leave nothing behind.
     runtime.shutdown_background();
     tracing::info!("gone; VMs keep running");
     lock.leave(bound.as_deref());
     served
 }
 
-/// Ends a daemon that nobody can find any more: whoever comes would wait in vain for the holder of its lock.
+/// Ends a daemon whose socket has vanished: clients would wait in vain for the holder of its lock.
 async fn follow(socket: Arc<WatchedSocket>, stop: CancellationToken) {
     tokio::select! {
         () = socket.vanished() => {

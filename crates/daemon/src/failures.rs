@@ -1,7 +1,7 @@
-//! Every typed error as the one [`Failure`] a user sees: its code, its causes, and what would help.
+//! Converts every typed error to the [`Failure`] a user sees: its code, causes and hints.
 //!
-//! The only file that knows all of them. Modules report what happened to them; what that means for a user is decided
-//! here, so that one mishap has one code and one hint wherever it comes from.
+//! This is the only file that knows all errors. Modules report what happened; what it means for the user is decided
+//! here, so that one kind of error has one code and one hint wherever it comes from.
 
 use crate::{config::ConfigError, daemon::StartError, shim::client::ShimError, store::StoreError, vmm::select::NoVmm};
 use banger_artifacts::{
@@ -17,7 +17,7 @@ use banger_link::vsock::ConnectError;
 use banger_proto::failure::{Code, Failure};
 use std::{error::Error, io, path::Path};
 
-/// An error and everything below it, outermost first.
+/// Iterates over an error and its sources, outermost first.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     let mut next = Some(error);
     std::iter::from_fn(move || {
@@ -27,19 +27,19 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     })
 }
 
-/// `error` itself as the message, what is below it as causes. No space left is `unavailable` wherever it happens.
+/// Failure with `error` as the message and its sources as causes. A full disk is `unavailable` wherever it happens.
 fn told(code: Code, error: &(dyn Error + 'static)) -> Failure {
     let mut failure = Failure::new(code, error.to_string());
     failure.causes = chain(error).skip(1).map(ToString::to_string).collect();
     with_mishaps(failure, error)
 }
 
-/// `message`, and `error` with everything below it as causes.
+/// Failure with `message`, and `error` and its sources as causes.
 pub(crate) fn because(code: Code, message: impl Into<String>, error: &(dyn Error + 'static)) -> Failure {
     with_mishaps(Failure::caused_by(code, message, error), error)
 }
 
-/// What means the same whoever reports it: no room, no permission.
+/// Sets code and hints for errors that mean the same in every module: no space, no permission.
 fn with_mishaps(mut failure: Failure, error: &(dyn Error + 'static)) -> Failure {
     if chain(error).any(is_full) {
         failure.code = Code::Unavailable;
@@ -64,7 +64,7 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
     by_system || by_database
 }
 
-/// An I/O error with the step that failed, as a verb (`create`, `read`), and the path.
+/// Failure of an I/O step, given as a verb (`create`, `read`), on a path.
 pub(crate) fn io(what: &str, path: &Path, error: &io::Error) -> Failure {
     because(Code::Internal, format!("cannot {what} {}", path.display()), error)
 }
@@ -139,9 +139,9 @@ impl From<ShimError> for Failure {
     }
 }
 
-/// Errors of other crates, which cannot become a [`Failure`] by `?`.
+/// Conversion of other crates' errors, which cannot implement `Into<Failure>` here.
 pub(crate) trait Explain {
-    /// The failure this is to a user.
+    /// Converts the error to a failure for the user.
     fn explain(self) -> Failure;
 }
 
@@ -229,7 +229,7 @@ impl Explain for ImageError {
     }
 }
 
-/// What is wrong with an image of somebody else's, and what would help.
+/// Code and hints for an error about an image from a registry or archive.
 fn of_oci(error: &OciError) -> (Code, Vec<String>) {
     const LIMITS: &str = "[oci] in config.toml has the limits; raise one for an image you trust";
     match (error, error.registry()) {
@@ -307,31 +307,31 @@ impl Explain for DiskError {
     }
 }
 
-/// A program is not installed: the command that mends it.
+/// Adds the command that installs a missing program.
 fn missing(mut failure: Failure, package: &str) -> Failure {
     failure.code = Code::Unavailable;
     failure.hint(format!("sudo apt install {package}"))
 }
 
-/// How the message of what was told to stop ends, where no more is known.
+/// End of the message of a canceled operation about which nothing more is known.
 const CANCELLED: &str = " was cancelled";
 
-/// `what` was told to stop, by its client or by another request, and knows no more.
+/// Failure of an operation that its client or another request canceled.
 pub(crate) fn cancelled(what: &str) -> Failure {
     cut_short(format!("{what}{CANCELLED}"))
 }
 
-/// The same in its own words, where more is known.
+/// Failure of a canceled operation with a message of its own.
 pub(crate) fn cut_short(message: impl Into<String>) -> Failure {
     Failure::new(Code::Conflict, message)
 }
 
-/// Whether it is one of those that [`cancelled`] makes.
+/// Whether a failure was made by [`cancelled`].
 pub(crate) fn is_cancelled(failure: &Failure) -> bool {
     failure.code == Code::Conflict && failure.message.ends_with(CANCELLED)
 }
 
-/// The guest's agent, asked for `what`, did not answer.
+/// Failure of a request to the guest's agent, which did not answer.
 pub(crate) fn no_agent(what: &str, error: &ConnectError) -> Failure {
     because(Code::Guest, format!("the guest's agent does not answer to {what}"), error)
 }

@@ -1,28 +1,28 @@
-//! Reading attributes. What does not add up ends the list; nothing is read past its bytes.
+//! Parses attributes. A malformed attribute ends the list; nothing is read past the end of the bytes.
 
-/// One attribute of a reply.
+/// Attribute of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attribute<'a> {
-    /// Its type, without the flags beside it.
+    /// Type, without the flags stored beside it.
     pub kind: u16,
-    /// Its bytes.
+    /// Payload.
     pub value: &'a [u8],
 }
 
 impl<'a> Attribute<'a> {
-    /// As text, up to its NUL.
+    /// The payload as text, up to its NUL.
     pub fn as_text(&self) -> Option<&'a str> {
         let end = self.value.iter().position(|byte| *byte == 0).unwrap_or(self.value.len());
         std::str::from_utf8(&self.value[..end]).ok()
     }
 
-    /// As a number of the host's byte order.
+    /// The payload as a number in the host's byte order.
     pub fn as_u32(&self) -> Option<u32> {
         Some(u32::from_ne_bytes(self.value.try_into().ok()?))
     }
 }
 
-/// The attributes in `bytes`.
+/// Iterates over the attributes in `bytes`.
 pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
     std::iter::from_fn(move || {
         let [l0, l1, k0, k1, ..] = *bytes else { return None };

@@ -1,7 +1,8 @@
-//! Netlink, as far as banger speaks it: a message is built, sent, and acknowledged by the kernel before the next.
+//! Netlink client: builds a message, sends it, and waits for the kernel's acknowledgement before the next.
 //!
-//! The guest's agent configures `eth0` with it and the network helper its bridges, taps and sets: no `ip` program, no
-//! runtime, no allocation that a reply decides. Beside it the ioctls of taps, which have no netlink. It knows formats and nothing of what a link or an address is for.
+//! The guest's agent configures `eth0` with it, and the network helper its bridges, taps and sets: without the `ip`
+//! program, without an async runtime, and without allocations whose size a reply decides. It also has the ioctls of
+//! taps, for which netlink has no messages. It knows formats, not what a link or an address is for.
 
 mod attribute;
 pub mod link;

@@ -1,4 +1,4 @@
-//! Links: bridges and what stands on them.
+//! Links: bridges and their ports.
 
 use crate::{Message, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Reply, Socket, attributes};
 use std::io;
@@ -23,25 +23,25 @@ const RTM_NEWNEIGH: u16 = 28;
 const NDA_LLADDR: u16 = 2;
 
 const IFF_UP: u32 = 1;
-/// `struct ifinfomsg`.
+/// Length of `struct ifinfomsg`, in bytes.
 const FIXED: usize = 16;
 
-/// A link as the kernel shows it.
+/// Link, as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Its number.
+    /// Index of the link.
     pub index: u32,
-    /// Its name.
+    /// Name of the link.
     pub name: String,
-    /// What somebody wrote on it.
+    /// Alias, a free text set by its owner.
     pub alias: Option<String>,
-    /// The number of the bridge it is a port of.
+    /// Index of the bridge it is a port of.
     pub master: Option<u32>,
-    /// Its hardware address.
+    /// Hardware address.
     pub mac: Option<[u8; 6]>,
 }
 
-/// `struct ifinfomsg` of no family: which link, and which flags become what.
+/// `struct ifinfomsg` without a family: the link, and the flags to change.
 fn fixed(index: u32, flags: u32, change: u32) -> [u8; FIXED] {
     let mut bytes = [0; FIXED];
     bytes[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -50,8 +50,8 @@ fn fixed(index: u32, flags: u32, change: u32) -> [u8; FIXED] {
     bytes
 }
 
-/// Makes a bridge with a hardware address that no port will change, and writes on it whose it is: whoever is killed
-/// meanwhile leaves none that says nothing.
+/// Makes a bridge with a hardware address that ports do not change, and an alias that marks its owner, in one message:
+/// a process killed in between leaves no unmarked bridge.
 pub fn add_bridge(socket: &mut Socket, name: &str, mac: [u8; 6], alias: &str) -> io::Result<()> {
     let make = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
         .fixed(&fixed(0, 0, 0))
@@ -63,12 +63,12 @@ pub fn add_bridge(socket: &mut Socket, name: &str, mac: [u8; 6], alias: &str) ->
     socket.requests(vec![make, mark])
 }
 
-/// Writes on a link whose it is.
+/// Sets the alias of a link, which marks its owner.
 pub fn set_alias(socket: &mut Socket, index: u32, alias: &str) -> io::Result<()> {
     socket.request(Message::new(RTM_NEWLINK, 0).fixed(&fixed(index, 0, 0)).put(IFLA_IFALIAS, alias.as_bytes()))
 }
 
-/// Sets the largest packet.
+/// Sets the MTU of a link.
 pub fn set_mtu(socket: &mut Socket, index: u32, mtu: u32) -> io::Result<()> {
     socket.request(Message::new(RTM_NEWLINK, 0).fixed(&fixed(index, 0, 0)).number(IFLA_MTU, mtu))
 }
@@ -83,8 +83,8 @@ pub fn set_master(socket: &mut Socket, index: u32, bridge: u32) -> io::Result<()
     socket.request(Message::new(RTM_NEWLINK, 0).fixed(&fixed(index, 0, 0)).number(IFLA_MASTER, bridge))
 }
 
-/// Makes a port of a bridge one that stands for exactly one hardware address: the bridge learns nothing from what it
-/// sends, and sends it nothing that is for others. An isolated one does not reach other isolated ones.
+/// Binds a bridge port to exactly one hardware address: the bridge learns nothing from its frames and sends it no
+/// frames for others. An isolated port does not reach other isolated ports.
 pub fn pin_port(socket: &mut Socket, index: u32, mac: [u8; 6], isolated: bool) -> io::Result<()> {
     const AF_BRIDGE: u8 = 7;
     const NUD_NOARP: u8 = 0x40;
@@ -106,12 +106,12 @@ pub fn pin_port(socket: &mut Socket, index: u32, mac: [u8; 6], isolated: bool) -
     socket.request(Message::new(RTM_NEWNEIGH, flags).fixed(&entry).put(NDA_LLADDR, &mac))
 }
 
-/// Removes a link.
+/// Deletes a link.
 pub fn delete(socket: &mut Socket, index: u32) -> io::Result<()> {
     socket.request(Message::new(RTM_DELLINK, 0).fixed(&fixed(index, 0, 0)))
 }
 
-/// The link of this name; `None` when there is none.
+/// Returns the link with this name; `None` when there is none.
 pub fn find(socket: &mut Socket, name: &str) -> io::Result<Option<Link>> {
     let request = Message::new(RTM_GETLINK, 0).fixed(&fixed(0, 0, 0)).text(IFLA_IFNAME, name);
     match socket.ask(request) {
@@ -121,7 +121,7 @@ pub fn find(socket: &mut Socket, name: &str) -> io::Result<Option<Link>> {
     }
 }
 
-/// Every link of this namespace.
+/// Lists the links of this namespace.
 pub fn list(socket: &mut Socket) -> io::Result<Vec<Link>> {
     let replies = socket.dump(&Message::new(RTM_GETLINK, NLM_F_DUMP).fixed(&fixed(0, 0, 0)))?;
     Ok(replies.iter().filter_map(parse).collect())

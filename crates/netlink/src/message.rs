@@ -1,24 +1,24 @@
-//! Building one message: a header, a fixed part, attributes that may nest.
+//! Builds a message: a header, a fixed part, attributes that may nest.
 
-/// Make it if it is not there.
+/// Flag: create the object if it does not exist.
 pub const NLM_F_CREATE: u16 = 0x400;
-/// Fail if it is there.
+/// Flag: fail if the object exists.
 pub const NLM_F_EXCL: u16 = 0x200;
-/// Put it in the place of what is there.
+/// Flag: replace an existing object.
 pub const NLM_F_REPLACE: u16 = 0x100;
-/// All of them, please.
+/// Flag: list all objects.
 pub const NLM_F_DUMP: u16 = 0x300;
 
-/// Bytes of `struct nlmsghdr`.
+/// Length of `struct nlmsghdr`, in bytes.
 pub(crate) const HEADER: usize = 16;
 const NLA_F_NESTED: u16 = 1 << 15;
 
-/// A request that is being put together.
+/// Request under construction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message(Vec<u8>);
 
 impl Message {
-    /// Of this type, with these flags besides those every request has.
+    /// Request of a type, with further flags besides those every request has.
     pub fn new(kind: u16, flags: u16) -> Self {
         const NLM_F_REQUEST: u16 = 1;
         let mut bytes = vec![0; HEADER];
@@ -52,7 +52,7 @@ impl Message {
         self.put(kind, &[text.as_bytes(), b"\0"].concat())
     }
 
-    /// Appends a number as the host writes it.
+    /// Appends a number in the host's byte order.
     #[must_use]
     pub fn number(self, kind: u16, number: u32) -> Self {
         self.put(kind, &number.to_ne_bytes())
@@ -72,7 +72,7 @@ impl Message {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 
-    /// The message as it goes out under this number, with more flags.
+    /// Finishes the message with a sequence number and more flags.
     pub(crate) fn finish(mut self, sequence: u32, flags: u16) -> Vec<u8> {
         let length = u32::try_from(self.0.len()).expect("a message of ours is short");
         let flags = u16::from_ne_bytes([self.0[6], self.0[7]]) | flags;

@@ -1,4 +1,4 @@
-//! Elements of nftables' sets and maps: read, added and removed, without a rule being written and without a program.
+//! Elements of nftables' sets and maps: listed, added and removed without writing a rule and without running a program.
 
 use crate::{Attribute, Message, NLM_F_CREATE, NLM_F_DUMP, Reply, Socket, attributes};
 use rustix::io::Errno;
@@ -25,16 +25,16 @@ const VERDICT_CHAIN: u16 = 2;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
 const COUNTER_PACKETS: u16 = 2;
-/// `NFT_GOTO`.
+/// Verdict code `NFT_GOTO`.
 const GOTO: i32 = -4;
-/// What the `nft` program takes for a comment among an element's user data: type, length, text.
+/// Type of a comment in an element's user data, as the `nft` program stores it: type, length, text.
 const COMMENT: u8 = 0;
-/// `struct nfgenmsg`.
+/// Length of `struct nfgenmsg`, in bytes.
 const FIXED: usize = 4;
 
-/// Elements that are removed with one message.
+/// Most elements removed with one message.
 const MAX_REMOVED: usize = 256;
-/// How often what changes meanwhile is tried again.
+/// Most attempts to remove elements of a set that changes meanwhile.
 const REMOVE_TRIES: u32 = 10;
 
 const fn kind(message: u16) -> u16 {
@@ -42,62 +42,62 @@ const fn kind(message: u16) -> u16 {
     NFTABLES << 8 | message
 }
 
-/// A family of tables.
+/// Family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// IPv4 and IPv6.
+    /// IPv4 and IPv6 packets.
     Inet = 1,
     /// Frames on bridges.
     Bridge = 7,
 }
 
-/// A set or a map, by its names.
+/// Set or map, identified by its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Set {
-    /// Of its table.
+    /// Family of its table.
     pub family: Family,
-    /// The table.
+    /// Name of its table.
     pub table: String,
-    /// Its own name.
+    /// Name of the set.
     pub name: String,
 }
 
-/// An element.
+/// Element of a set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Element {
-    /// See [`key`].
+    /// Key, as made by [`key`].
     pub key: Vec<u8>,
-    /// Of a map of verdicts: the chain that decides from here on.
+    /// In a map of verdicts, the chain to go to.
     pub goto: Option<String>,
-    /// What somebody wrote on it: at most 127 bytes.
+    /// Comment of at most 127 bytes.
     pub comment: Option<String>,
-    /// How long it stays after it was added, where it is not the set that says so.
+    /// Timeout after it is added, if it differs from the set's.
     pub timeout: Option<Duration>,
-    /// How long it stays from now on: read, never written.
+    /// Remaining time: read, never written.
     pub left: Option<Duration>,
-    /// What its counter counted: read, never written.
+    /// Packets counted: read, never written.
     pub packets: u64,
 }
 
-/// A change of one set.
+/// Change of one set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edit {
-    /// The set.
+    /// Set to change.
     pub set: Set,
-    /// What is done.
+    /// Action on the set.
     pub act: Act,
 }
 
-/// What is done to a set. Few elements at a time: a message of them has 64 KiB.
+/// Action on a set. Few elements at a time: a message is limited to 64 KiB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
-    /// These are in it. One that is in it already must lead to the same chain; its time stays as it was.
+    /// Adds elements. An existing one must lead to the same chain; its timeout is unchanged.
     Add(Vec<Element>),
-    /// These, by their keys, are in it no more. Each must have been.
+    /// Removes elements by their keys; each must exist.
     Remove(Vec<Vec<u8>>),
 }
 
-/// A key of these parts: each is as long as its type says and begins at a multiple of four bytes.
+/// Joins the parts of a key; each part is as long as its type and padded to a multiple of four bytes.
 pub fn key(parts: &[&[u8]]) -> Vec<u8> {
     let mut key = Vec::new();
     for part in parts {
@@ -107,7 +107,7 @@ pub fn key(parts: &[&[u8]]) -> Vec<u8> {
     key
 }
 
-/// A name as it stands in a key: 16 bytes.
+/// Name of an interface as part of a key: 16 bytes.
 pub fn interface(name: &str) -> [u8; 16] {
     let mut bytes = [0; 16];
     let length = name.len().min(15);
@@ -115,7 +115,7 @@ pub fn interface(name: &str) -> [u8; 16] {
     bytes
 }
 
-/// Makes changes, in this order: all of them, or none.
+/// Makes changes in order, in one transaction.
 pub fn edit(socket: &mut Socket, edits: &[Edit]) -> io::Result<()> {
     socket.transaction(edits.iter().map(Edit::message).collect())
 }
@@ -133,22 +133,22 @@ impl Edit {
 }
 
 impl Set {
-    /// These are in it from now on.
+    /// Change that adds elements.
     pub fn add(&self, elements: Vec<Element>) -> Edit {
         Edit { set: self.clone(), act: Act::Add(elements) }
     }
 
-    /// These are in it no more.
+    /// Change that removes elements.
     pub fn remove(&self, keys: Vec<Vec<u8>>) -> Edit {
         Edit { set: self.clone(), act: Act::Remove(keys) }
     }
 
-    /// This one is in it no more, whether it was or not.
+    /// Changes that remove an element whether or not it exists.
     pub fn remove_any(&self, key: Vec<u8>) -> [Edit; 2] {
         [self.add(vec![Element { key: key.clone(), ..Element::default() }]), self.remove(vec![key])]
     }
 
-    /// The element with this key.
+    /// Returns the element with this key.
     pub fn get(&self, socket: &mut Socket, key: Vec<u8>) -> io::Result<Option<Element>> {
         let wanted = [Element { key, ..Element::default() }];
         match socket.ask(self.request(GET_ELEMENT, 0, &wanted)) {
@@ -157,7 +157,7 @@ impl Set {
         }
     }
 
-    /// Every element; none when there is no such set.
+    /// Lists all elements; empty when the set does not exist.
     pub fn list(&self, socket: &mut Socket) -> io::Result<Vec<Element>> {
         match socket.dump(&self.request(GET_ELEMENT, NLM_F_DUMP, &[])) {
             Ok(replies) => Ok(replies.iter().flat_map(read).collect()),
@@ -165,14 +165,14 @@ impl Set {
         }
     }
 
-    /// Those whose keys are meant are in it no more, whether more come or some go meanwhile.
+    /// Removes the elements whose keys match, even if elements come and go meanwhile.
     pub fn remove_where(&self, socket: &mut Socket, meant: impl Fn(&[u8]) -> bool) -> io::Result<()> {
         for attempt in 0.. {
             let keys = self.list(socket)?.into_iter().map(|element| element.key);
             let keys: Vec<_> = keys.filter(|key| meant(key)).collect();
             let edits: Vec<_> = keys.chunks(MAX_REMOVED).map(|keys| self.remove(keys.to_vec())).collect();
             match edit(socket, &edits) {
-                // One whose time came between the list and the edit.
+                // An element expired between the listing and the removal.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < REMOVE_TRIES => {}
                 other => return other,
             }
@@ -218,7 +218,7 @@ fn write(list: Message, element: &Element) -> Message {
     })
 }
 
-/// The elements in an answer. What cannot be read is left out.
+/// Parses the elements of a reply; what cannot be parsed is left out.
 fn read(reply: &Reply) -> Vec<Element> {
     if reply.kind != NEW_ELEMENT {
         return Vec::new();
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(read(&reply), [element.clone(), element]);
     }
 
-    /// The bytes that `nft --debug=mnl` shows for the same element.
+    /// Same bytes as `nft --debug=mnl` shows for this element.
     #[test]
     fn an_element_is_written_as_nft_writes_it() {
         let element = Element {

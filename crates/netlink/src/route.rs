@@ -16,12 +16,12 @@ const RTA_GATEWAY: u16 = 5;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
-/// `struct ifaddrmsg`.
+/// Length of `struct ifaddrmsg`, in bytes.
 const ADDRESS_FIXED: usize = 8;
-/// `struct rtmsg`.
+/// Length of `struct rtmsg`, in bytes.
 const ROUTE_FIXED: usize = 12;
 
-/// Gives a link an address; one that it has already stays.
+/// Adds an address to a link; no error if it has the address already.
 pub fn add_address(socket: &mut Socket, index: u32, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
     let mut fixed = [0; ADDRESS_FIXED];
     fixed[0] = AF_INET;
@@ -35,7 +35,7 @@ pub fn add_address(socket: &mut Socket, index: u32, address: Ipv4Addr, prefix: u
     )
 }
 
-/// Sends everything that no other route takes through a gateway.
+/// Adds a default route through a gateway.
 pub fn add_default(socket: &mut Socket, index: u32, gateway: Ipv4Addr) -> io::Result<()> {
     let fixed = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0];
     socket.request(
@@ -46,7 +46,7 @@ pub fn add_default(socket: &mut Socket, index: u32, gateway: Ipv4Addr) -> io::Re
     )
 }
 
-/// Every IPv4 address of this namespace.
+/// Lists the IPv4 addresses of this namespace.
 pub fn addresses(socket: &mut Socket) -> io::Result<Vec<Ipv4Addr>> {
     let mut fixed = [0; ADDRESS_FIXED];
     fixed[0] = AF_INET;
@@ -58,18 +58,18 @@ pub fn addresses(socket: &mut Socket) -> io::Result<Vec<Ipv4Addr>> {
     Ok(replies.iter().filter(|reply| reply.kind == RTM_NEWADDR).filter_map(|reply| of(&reply.body)).collect())
 }
 
-/// A route: where to, and through which link.
+/// Route to a block of addresses through a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// The first address it is for.
+    /// First address of the destination.
     pub first: Ipv4Addr,
-    /// How many bits of the address count.
+    /// Prefix length of the destination.
     pub prefix: u8,
-    /// The number of the link; none where there are several.
+    /// Index of the link; none if there are several.
     pub link: Option<u32>,
 }
 
-/// Every IPv4 route of every table, those to this namespace's own addresses among them.
+/// Lists the IPv4 routes of all tables, including those to this namespace's own addresses.
 pub fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
     let mut fixed = [0; ROUTE_FIXED];
     fixed[0] = AF_INET;
@@ -89,12 +89,12 @@ pub fn routes(socket: &mut Socket) -> io::Result<Vec<Route>> {
     Ok(replies.iter().filter(|reply| reply.kind == RTM_NEWROUTE).filter_map(|reply| of(&reply.body)).collect())
 }
 
-/// Whether something has an IPv4 route to everywhere.
+/// Whether there is an IPv4 default route.
 pub fn has_default(socket: &mut Socket) -> io::Result<bool> {
     let mut fixed = [0; ROUTE_FIXED];
     fixed[0] = AF_INET;
     let replies = socket.dump(&Message::new(RTM_GETROUTE, NLM_F_DUMP).fixed(&fixed))?;
-    // struct rtmsg: the second byte is the length of the destination's prefix, the eighth the kind of route.
+    // struct rtmsg: the second byte is the prefix length of the destination, the eighth the type of route.
     Ok(replies.iter().any(|reply| {
         matches!(reply.body[..], [AF_INET, 0, _, _, RT_TABLE_MAIN, _, _, RTN_UNICAST, ..]) && reply.kind == RTM_NEWROUTE
     }))

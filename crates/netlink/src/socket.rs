@@ -1,4 +1,4 @@
-//! A conversation with the kernel: one request, its answers, its acknowledgement.
+//! Netlink socket: one request, its answers, its acknowledgement.
 
 use crate::message::{HEADER, Message};
 use rustix::{
@@ -15,12 +15,12 @@ const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
-/// What one receive may bring; the kernel sends at most 32 KiB at once.
+/// Receive buffer, in bytes; the kernel sends at most 32 KiB at once.
 const BUFFER: usize = 64 << 10;
-/// How often a list is asked for that changes while it is told.
+/// Most attempts to get a list that changes while it is sent.
 const LISTINGS: u32 = 10;
 
-/// A netlink socket. Requests are answered before the next is sent.
+/// Netlink socket. A request is answered before the next is sent.
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
@@ -31,13 +31,13 @@ pub struct Socket {
 /// One message of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
-    /// Its type.
+    /// Type of the message.
     pub kind: u16,
     /// Everything after the header.
     pub body: Vec<u8>,
 }
 
-/// What stands before a message.
+/// Header of a message.
 #[derive(Debug, Clone, Copy)]
 struct Header {
     kind: u16,
@@ -46,17 +46,17 @@ struct Header {
 }
 
 impl Socket {
-    /// For links, addresses and routes, in the network namespace of this thread.
+    /// Socket for links, addresses and routes in the network namespace of this thread.
     pub fn route() -> io::Result<Self> {
         Self::open(None, 0)
     }
 
-    /// For nftables.
+    /// Socket for nftables.
     pub fn netfilter() -> io::Result<Self> {
         Self::open(Some(rustix::net::netlink::NETFILTER), 0)
     }
 
-    /// Hears of changes to links, IPv4 addresses and routes.
+    /// Socket that receives changes of links, IPv4 addresses and routes.
     pub fn changes() -> io::Result<Self> {
         const LINKS: u32 = 0x1;
         const IPV4_ADDRESSES: u32 = 0x10;
@@ -77,8 +77,8 @@ impl Socket {
         self.collect(sequence).map(drop)
     }
 
-    /// Sends requests in one piece: the kernel has done all of them before this process can be ended. Each is done or
-    /// not by itself; the error is the first one's.
+    /// Sends several requests in one write: the kernel carries out all of them even if this process is killed. Each
+    /// succeeds or fails on its own; the first error is returned.
     pub fn requests(&mut self, messages: Vec<Message>) -> io::Result<()> {
         let mut bytes = Vec::new();
         let sequences: Vec<u32> = messages
@@ -100,7 +100,7 @@ impl Socket {
             let sequence = self.next();
             self.send(&message.clone().finish(sequence, 0))?;
             match self.collect(sequence) {
-                // It changed while it was told; what came may be neither the old nor the new.
+                // The list changed while it was sent; it may be neither the old nor the new one.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => return other,
             }
@@ -115,11 +115,11 @@ impl Socket {
         self.collect(sequence)?.pop().ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
-    /// Sends nftables messages as one transaction: all of them, or none. The error is the first one's.
+    /// Sends nftables messages as one transaction. Returns the first error.
     pub fn transaction(&mut self, messages: Vec<Message>) -> io::Result<()> {
         const BEGIN: u16 = 0x10;
         const END: u16 = 0x11;
-        // struct nfgenmsg: family, version, and the subsystem that the batch is for (nftables, big-endian).
+        // struct nfgenmsg: family, version, and the subsystem of the batch (nftables, big-endian).
         const NFTABLES: [u8; 4] = [0, 0, 0, 10];
         let count = messages.len();
         if count == 0 {
@@ -129,7 +129,8 @@ impl Socket {
         let mut batch = Message::new(BEGIN, 0).fixed(&NFTABLES).finish(first, 0);
         for (index, message) in messages.into_iter().enumerate() {
             let sequence = self.next();
-            // What fails is told unasked, in order, and what makes all of it fail under the first number.
+            // Errors are reported without an acknowledgement flag, in order; one that concerns the whole batch has the
+            // first sequence number.
             batch.extend(message.finish(sequence, if index + 1 == count { NLM_F_ACK } else { 0 }));
         }
         let last = self.sequence;
@@ -142,12 +143,12 @@ impl Socket {
         })
     }
 
-    /// Reads what came unasked and forgets it; whether there was something. Does not wait.
+    /// Reads and discards pending notifications without waiting; returns whether there were any.
     pub fn drain(&mut self) -> io::Result<bool> {
         let mut any = false;
         loop {
             match recv(&self.fd, &mut self.buffer, RecvFlags::DONTWAIT) {
-                // More came than fits the socket: something changed.
+                // More notifications than the socket can hold: something changed.
                 Ok(_) | Err(Errno::NOBUFS) => any = true,
                 Err(Errno::AGAIN) => return Ok(any),
                 Err(Errno::INTR) => {}
@@ -166,8 +167,8 @@ impl Socket {
         if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
-    /// Messages of this number until its acknowledgement or the end of its list. Others are what an earlier request
-    /// that failed left over.
+    /// Collects the messages with this sequence number, up to the acknowledgement or the end of the list. Others are
+    /// leftovers of an earlier request that failed.
     fn collect(&mut self, sequence: u32) -> io::Result<Vec<Reply>> {
         let (mut replies, mut interrupted) = (Vec::new(), false);
         self.receive(|header, body| {
@@ -187,7 +188,7 @@ impl Socket {
         Ok(replies)
     }
 
-    /// Gives every message that comes to `take`, until that has a result.
+    /// Passes received messages to `take` until it returns a result.
     fn receive(&mut self, mut take: impl FnMut(Header, &[u8]) -> Option<io::Result<()>>) -> io::Result<()> {
         loop {
             let count = loop {

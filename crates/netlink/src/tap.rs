@@ -1,4 +1,4 @@
-//! Taps: what a virtual machine monitor sends is a frame on one, and the other way round. Netlink makes none, ioctl does.
+//! Tap devices: frames written by a VMM arrive on one, and vice versa. They are made with ioctls, not netlink.
 
 #![expect(unsafe_code, reason = "taps are made by ioctl")]
 
@@ -8,21 +8,21 @@ use rustix::{
 };
 use std::io;
 
-/// The device.
+/// Path of the device.
 pub const DEVICE: &str = "/dev/net/tun";
-/// The controls of the device that are used here.
+/// ioctl requests used here.
 pub const CONTROLS: [libc::c_ulong; 3] = [TUNSETIFF, TUNSETPERSIST, TUNSETOWNER];
 
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 const TUNSETOWNER: libc::c_ulong = 0x4004_54cc;
 
-/// The name of a tap, as the device takes it.
+/// Name of a tap, in the device's format.
 #[derive(Debug, Clone, Copy)]
 pub struct Name([libc::c_char; libc::IFNAMSIZ]);
 
 impl Name {
-    /// An error where it is too long for an interface.
+    /// Fails if the name is too long for an interface.
     pub fn new(text: &str) -> io::Result<Self> {
         let mut name = [0; libc::IFNAMSIZ];
         if text.len() >= name.len() {
@@ -35,18 +35,18 @@ impl Name {
     }
 }
 
-/// An open tap. One that was made by opening it goes when it is closed, unless it is kept.
+/// Open tap. A tap made by opening it is removed when closed, unless it is kept.
 #[derive(Debug)]
 pub struct Tap(OwnedFd);
 
 impl Tap {
-    /// Opens the tap of this name in the network namespace of this thread. Allocates nothing.
+    /// Opens the tap with this name in the network namespace of this thread. Does not allocate.
     pub fn open(name: Name) -> io::Result<Self> {
         Self::named(open_device()?, name)
     }
 
-    /// Makes the tap of this name in the network namespace of this thread, down and on no bridge, unless it is there. An
-    /// error says what opens the device where that is what is missing.
+    /// Makes the tap with this name in the network namespace of this thread if it does not exist: down, and on no
+    /// bridge. If the device may not be opened, the error says what allows it.
     pub fn make(name: Name) -> io::Result<Self> {
         Self::named(open_device().map_err(|error| closed(&error))?, name)
     }
@@ -55,7 +55,7 @@ impl Tap {
         // SAFETY: `ifreq` is plain old data, for which all zeroes is a value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         request.ifr_name = name.0;
-        // Frames as they are, with the header that lets the guest leave checksums and segmentation to the host.
+        // Plain frames, with the header that lets the guest leave checksums and segmentation to the host.
         let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         request.ifr_ifru.ifru_flags = i16::try_from(flags).map_err(|_| io::ErrorKind::InvalidInput)?;
         // SAFETY: TUNSETIFF reads and writes an `ifreq`, which lives until the call returns.
@@ -63,13 +63,13 @@ impl Tap {
         Ok(Self(device))
     }
 
-    /// Whoever this user runs may open it without a capability (Firecracker does so by itself).
+    /// Lets processes of this user open it without a capability, as Firecracker does by itself.
     pub fn give(&self, user: u32) -> io::Result<()> {
         // SAFETY: TUNSETOWNER takes a number.
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), TUNSETOWNER, libc::c_ulong::from(user)) })
     }
 
-    /// From now on it stays when nobody has it open.
+    /// Makes the tap persistent: it stays when nobody has it open.
     pub fn keep(&self) -> io::Result<()> {
         // SAFETY: TUNSETPERSIST takes a number.
         check(unsafe { libc::ioctl(self.0.as_raw_fd(), TUNSETPERSIST, 1) })
@@ -86,7 +86,7 @@ fn open_device() -> io::Result<OwnedFd> {
     Ok(open(c"/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
 
-/// The device is not this user's to open: which one, and what opens it.
+/// Error for a device this user may not open, with the command that allows it.
 fn closed(error: &io::Error) -> io::Error {
     let what = format!("{DEVICE} cannot be opened: {error}; `sudo modprobe tun; sudo chmod 666 {DEVICE}` opens it");
     io::Error::new(error.kind(), what)

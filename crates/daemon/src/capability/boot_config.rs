@@ -1,4 +1,4 @@
-//! What a guest is told at boot: its names, its mounts, what an exec gets, appended to the initramfs.
+//! The guest's boot configuration: names, mounts, defaults of execs; appended to the initramfs.
 
 use super::{Capability, Depth, Hook, Launch, VmFiles};
 use crate::{
@@ -16,7 +16,7 @@ use banger_proto::{
 };
 use std::sync::Arc;
 
-/// systemd would start a login prompt on the serial console and wait for its device, which needs udev.
+/// Without this, systemd would start a login prompt on the serial console and wait for its device, which needs udev.
 const NO_SERIAL_LOGIN: &str = "systemd.getty_auto=0";
 
 pub(crate) struct BootConfigCapability {
@@ -49,7 +49,7 @@ impl Capability for BootConfigCapability {
         })
     }
 
-    /// It holds what `--env` said, and no start uses that of another.
+    /// The file contains the values of `--env`, and no other start uses it.
     fn release<'a>(&'a self, vm: &'a VmId, _depth: Depth) -> Hook<'a> {
         Box::pin(async {
             let path = VmFiles::initramfs(&self.layout, vm);
@@ -87,7 +87,7 @@ impl BootConfigCapability {
     }
 }
 
-/// The list of capabilities is wrong: a bug.
+/// Failure of a wrong order of capabilities, which is a bug.
 fn incomplete(what: &str) -> Failure {
     Failure::new(Code::Internal, format!("no capability contributed {what}"))
 }

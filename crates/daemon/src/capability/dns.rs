@@ -1,5 +1,5 @@
-//! Names: the guest's own, and whom it asks for others. `<name>.vm` itself is answered from the list of attached VMs, so a
-//! record is there exactly as long as its VM.
+//! The guest's host name and resolver. `<name>.vm` itself is answered from the list of attached VMs, so a name exists
+//! exactly as long as its VM is attached.
 
 use super::{Capability, Hook, Launch};
 use crate::{network::HostNetwork, operation::Operation, store::VmRow};

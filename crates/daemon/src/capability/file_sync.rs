@@ -1,7 +1,7 @@
-//! Files of the user's that every VM gets: read when the agent answers, sent as one archive.
+//! Files of the user that every VM gets: read when the agent answers, sent as one archive.
 //!
-//! A file is opened below the user's home by the kernel's rules, so a link on the way may lead anywhere in the home and
-//! nowhere else. One that is not there is left out and said; it is no reason not to start.
+//! The kernel resolves each path beneath the user's home (openat2), so links may lead anywhere in the home and nowhere
+//! else. A missing file is left out and reported; the VM starts all the same.
 
 use super::{Capability, Hook, Launch};
 use crate::{config::FileSync, failures::because, operation::Operation, store::VmRow, vm::Agent};
@@ -20,12 +20,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Largest file.
+/// Largest file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
 pub(crate) struct FileSyncCapability {
     pub(crate) layout: Layout,
-    /// The user's.
+    /// Home directory of the user.
     pub(crate) home: Option<PathBuf>,
     pub(crate) files: Vec<FileSync>,
 }
@@ -39,7 +39,7 @@ impl Capability for FileSyncCapability {
         "files"
     }
 
-    /// Says what will be missing, while somebody listens.
+    /// Reports the missing files here, because a client still listens.
     fn contribute<'a>(&'a self, _vm: &'a VmRow, _launch: &'a mut Launch, operation: &'a Operation) -> Hook<'a> {
         Box::pin(async {
             for file in &self.files {

@@ -1,4 +1,4 @@
-//! The kernel, its modules' disk and the part of the initramfs all VMs of that kernel share.
+//! The kernel, the disk with its modules, and the part of the initramfs shared by all VMs of that kernel.
 
 use super::{Capability, Hook, Launch};
 use crate::{
@@ -23,7 +23,7 @@ impl Capability for KernelFilesCapability {
         "kernel-files"
     }
 
-    /// A kernel somebody deleted comes back.
+    /// Pulls a kernel again that was deleted.
     fn preflight<'a>(&'a self, spec: &'a VmSpec, operation: &'a Operation) -> Hook<'a> {
         Box::pin(async {
             self.images.kernel(&spec.kernel, false, operation).await?;

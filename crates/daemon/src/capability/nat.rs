@@ -1,4 +1,4 @@
-//! The VM's network card: an address for its life, a tap and a policy for each start.
+//! The VM's NIC: an address as long as the VM exists, a tap and a policy for each start.
 
 use super::{Capability, Depth, Hook, Launch};
 use crate::{
@@ -12,7 +12,7 @@ use banger_proto::{
     name::VmId,
 };
 
-/// A card that is called `eth0` stays `eth0`.
+/// Keeps the kernel's name of the NIC, `eth0`.
 const KEEP_NAME: &str = "net.ifnames=0";
 
 pub(crate) struct NatCapability {
@@ -34,7 +34,7 @@ impl Capability for NatCapability {
             if settings.uplink == Uplink::Off {
                 return Ok(());
             }
-            // It was checked before, with the configuration of then.
+            // It was checked at creation, with the configuration of that time.
             Egress::of(&spec.network, settings).check().map_err(|why| {
                 Failure::new(Code::Invalid, why).hint("`banger vm set --allow … --deny …` gives the VM other rules")
             })
@@ -47,7 +47,7 @@ impl Capability for NatCapability {
 
     fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, operation: &'a Operation) -> Hook<'a> {
         Box::pin(async {
-            // VMs that were created before there were networks, or while they were off.
+            // For VMs created before there were networks, or while they were off.
             self.network.assign_address(vm).await?;
             failpoint::hit("start.seated").await;
             match self.network.attach(vm).await? {

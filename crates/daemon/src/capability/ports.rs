@@ -1,4 +1,4 @@
-//! Published ports: the host's ports are the VM's while it runs. The shim listens; here it is only made sure that it can.
+//! Published ports: reserved for the VM while it runs. The shim listens; this capability checks beforehand that it can.
 
 use super::{Capability, Depth, Hook, Launch};
 use crate::{
@@ -44,7 +44,7 @@ impl Capability for PortsCapability {
         })
     }
 
-    /// They are the shim's, and it is gone.
+    /// Only the reservations are left: the shim, which listened, is gone.
     fn release<'a>(&'a self, vm: &'a VmId, _depth: Depth) -> Hook<'a> {
         Box::pin(async {
             for resource in self.store.resources(vm).await? {
@@ -58,7 +58,7 @@ impl Capability for PortsCapability {
     }
 }
 
-/// Writes down that a port is the VM's. Port 0 is none that could be another's.
+/// Reserves a port for a VM. Port 0 stands for any free port and cannot conflict.
 pub(crate) async fn claim(store: &Store, vm: &VmId, publish: &Publish) -> Result<(), Failure> {
     if publish.host.port() == 0 {
         return Ok(());
@@ -69,12 +69,12 @@ pub(crate) async fn claim(store: &Store, vm: &VmId, publish: &Publish) -> Result
     }
 }
 
-/// Whether this host would let anybody listen there.
+/// Checks whether this host lets the user listen there.
 pub(crate) fn is_free(host: SocketAddrV4) -> Result<(), Failure> {
     TcpListener::bind(host).map(drop).map_err(|error| refused(host, &error))
 }
 
-/// Why nobody may listen there, and what helps against that.
+/// Failure and hints for a port nobody may listen on.
 fn refused(host: SocketAddrV4, error: &io::Error) -> Failure {
     let failure = |code| Failure::new(code, format!("port {host} cannot be published"));
     match error.kind() {
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn what_is_not_taken_is_not_called_so() {
-        // TEST-NET-1 is no host's.
+        // TEST-NET-1 is no address of a host.
         let elsewhere = is_free("192.0.2.1:8080".parse().unwrap()).unwrap_err();
         assert_eq!(elsewhere.code, Code::Invalid);
         assert!(!elsewhere.hints[0].contains(":0:"), "{elsewhere:?}");

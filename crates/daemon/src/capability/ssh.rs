@@ -1,4 +1,4 @@
-//! A VM's ssh host key: made when it is wanted, forgotten with the VM.
+//! A VM's ssh host key: made on demand, deleted with the VM.
 
 use super::{Capability, Depth, Hook, nothing};
 use crate::ssh::SshKeys;

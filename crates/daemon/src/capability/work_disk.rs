@@ -1,4 +1,4 @@
-//! The VM's own disk: a sparse file that holds everything its guest changes.
+//! The VM's work disk: a sparse file with everything its guest writes.
 
 use super::{Capability, Depth, Hook, Launch, VmFiles};
 use crate::{
@@ -25,28 +25,28 @@ use tokio::sync::watch;
 pub(crate) struct WorkDiskCapability {
     pub(crate) layout: Layout,
     pub(crate) disks: WorkDisks,
-    /// New disks on their way to the host's disk, which no machine has to wait for.
+    /// Running syncs of new disks, which a machine need not wait for.
     pub(crate) syncing: Syncing,
 }
 
-/// In a VM's directory: how the sync of its disk failed.
+/// File in a VM's directory that records how the sync of its disk failed.
 const LOST: &str = "work.lost";
 
-/// Syncs under way, by VM, and how they ended. Whoever stops waiting for one leaves it to the next. A failed one stays, also
-/// for the daemons after this one: the kernel tells it once and would then take what was lost for written.
+/// Running syncs and their outcomes, by VM. A caller that stops waiting leaves the outcome to the next. A failure is
+/// kept, also for later daemons: the kernel reports a write error once and then treats the lost data as written.
 #[derive(Debug, Default)]
 pub(crate) struct Syncing(Mutex<HashMap<VmId, watch::Receiver<Outcome>>>);
 
-/// Of a sync; nothing while it lasts.
+/// Outcome of a sync; `None` while it runs.
 type Outcome = Option<Result<(), Failure>>;
 
 impl Syncing {
-    /// `dir` is the VM's directory.
+    /// Starts a sync in the background. `dir` is the VM's directory.
     fn begin(&self, vm: &VmId, dir: PathBuf, sync: impl FnOnce() -> Result<(), Failure> + Send + 'static) {
         let (sender, receiver) = watch::channel(None);
         tokio::task::spawn_blocking(move || {
             let outcome = sync().inspect_err(|failure| remember(&dir, failure));
-            // Nobody may be left who waits.
+            // Nobody may be waiting any more.
             let _ = sender.send(Some(outcome));
         });
         self.all().insert(vm.clone(), receiver);
@@ -77,8 +77,8 @@ impl Syncing {
     }
 }
 
-/// Leaves word for later daemons. The disk is in trouble: where the word is not safe from a crash of the host either, it is
-/// there without one.
+/// Records a failure for later daemons, synced if possible. The disk may be failing: an unsynced record is better than
+/// none.
 fn remember(dir: &Path, failure: &Failure) {
     let written = record::write(dir, LOST, failure).or_else(|_| record::write_volatile(dir, LOST, failure));
     if let Err(error) = written {
@@ -86,7 +86,7 @@ fn remember(dir: &Path, failure: &Failure) {
     }
 }
 
-/// What an earlier daemon was told.
+/// Reads the failure that an earlier daemon recorded.
 fn recall(dir: &Path) -> Result<(), Failure> {
     match record::read::<Failure>(dir, LOST) {
         Ok(lost) => lost.map_or(Ok(()), Err),
@@ -132,14 +132,14 @@ impl Capability for WorkDiskCapability {
     fn contribute<'a>(&'a self, vm: &'a VmRow, launch: &'a mut Launch, _operation: &'a Operation) -> Hook<'a> {
         Box::pin(async {
             let path = VmFiles::work_disk(&self.layout, &vm.id);
-            // A new one would be empty: whoever lost the data should hear of it.
+            // A new disk would be empty: the user has to know that the data is lost.
             let length = std::fs::metadata(&path).map(|metadata| metadata.len()).map_err(|error| {
                 Failure::new(Code::NotFound, format!("the work disk of VM {} is gone", vm.name))
                     .cause(format!("{}: {error}", path.display()))
                     .hint(format!("`banger vm delete {}` deletes the VM", vm.name))
             })?;
-            // The guest's own kernel makes the file system as large as its disk: what a guest wrote is not for
-            // programs of this host to parse.
+            // The guest's own kernel grows the file system to the size of its disk: no program of the host should parse
+            // what a guest wrote.
             if length < vm.spec.disk_size.bytes() {
                 let grown = std::fs::File::options().write(true).open(&path);
                 grown

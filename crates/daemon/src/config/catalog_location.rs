@@ -1,15 +1,15 @@
-//! Where a further catalog is: `url` or `path` in a `[[…_catalog]]` table.
+//! Location of a further catalog: `url` or `path` in a `[[…_catalog]]` table.
 
 use banger_artifacts::fetch::Address;
 use serde::{Deserialize, Serialize, Serializer, de};
 use std::{fmt, path::PathBuf};
 
-/// A further catalog.
+/// Location of a further catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CatalogLocation {
-    /// On a web server: `https://`, or `http://` to this host.
+    /// Address on a web server: `https://`, or `http://` to this host.
     Url(Address),
-    /// A file, read anew each time.
+    /// Path of a file, read anew each time.
     Path(PathBuf),
 }
 
@@ -27,7 +27,7 @@ impl<'de> Deserialize<'de> for CatalogLocation {
                 Ok(address) => Ok(Self::Url(address)),
                 Err(why) => Err(de::Error::custom(format!("the catalog's url {url:?} cannot be used: {why}"))),
             },
-            // A relative one would mean another file in every directory the daemon is started from.
+            // A relative path would mean another file in every directory the daemon is started from.
             Typed { url: None, path: Some(path) } if !path.is_absolute() => {
                 Err(de::Error::custom(format!("write the absolute path of the catalog, not {}", path.display())))
             }
@@ -37,7 +37,7 @@ impl<'de> Deserialize<'de> for CatalogLocation {
     }
 }
 
-/// As it stands in the file.
+/// The same table as in the file.
 impl Serialize for CatalogLocation {
     fn serialize<S: Serializer>(&self, output: S) -> Result<S::Ok, S::Error> {
         let (key, value) = match self {

@@ -1,4 +1,4 @@
-//! What the size of the host suggests for a VM that does not say: a quarter of the processors, an eighth of the memory.
+//! Default sizes of a VM, from the size of the host: a quarter of its processors, an eighth of its memory.
 
 use super::Sourced;
 use banger_proto::{
@@ -6,25 +6,25 @@ use banger_proto::{
     size::ByteSize,
 };
 
-/// Most processors the host's size suggests.
+/// Largest default number of processors.
 const MOST_VCPU: u32 = 4;
-/// Most memory the host's size suggests.
+/// Largest default memory.
 const MOST_MEMORY: ByteSize = ByteSize::gib(8);
-/// What is left when the host does not say or is too small to share.
+/// Defaults when the host's size is unknown or too small to share.
 const FALLBACK_VCPU: u32 = 2;
 const FALLBACK_MEMORY: ByteSize = ByteSize::gib(2);
 
-/// The size of this host.
+/// Size of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host {
     /// Processors this process may use; zero when unknown.
     pub cpus: u32,
-    /// `MemTotal`; zero when unknown.
+    /// Total memory (`MemTotal`); zero when unknown.
     pub memory: ByteSize,
 }
 
 impl Host {
-    /// Looks at this host.
+    /// Reads the size of this host.
     pub fn look() -> Self {
         let cpus = std::thread::available_parallelism().map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         Self { cpus, memory: memory_line("MemTotal:").unwrap_or(ByteSize(0)) }
@@ -47,12 +47,12 @@ impl Host {
     }
 }
 
-/// One line of `/proc/meminfo`; `None` when the kernel does not have it.
+/// Value of one line of `/proc/meminfo`; `None` when the kernel does not have it.
 pub(crate) fn memory_line(key: &str) -> Option<ByteSize> {
     parse_memory(&std::fs::read_to_string("/proc/meminfo").ok()?, key)
 }
 
-/// The same in the text of such a file.
+/// Value of one line in the text of `/proc/meminfo`.
 pub(crate) fn parse_memory(meminfo: &str, key: &str) -> Option<ByteSize> {
     let kib = meminfo.lines().find_map(|line| line.strip_prefix(key))?.trim().strip_suffix("kB")?;
     kib.trim().parse::<u64>().ok()?.checked_mul(1024).map(ByteSize)

@@ -1,4 +1,4 @@
-//! `config.toml` as it is typed: every key optional, every other key refused with its line.
+//! `config.toml` as typed: every key is optional, an unknown key is refused with its line.
 
 use super::Uplink;
 use super::{FileSync, LogLevel, catalog_location::CatalogLocation};
@@ -20,119 +20,119 @@ use std::{
 
 /// Largest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
-/// Least and most a console log may be capped at.
+/// Smallest and largest cap of a console log.
 const CONSOLE_CAP: (ByteSize, ByteSize) = (ByteSize(64 << 10), ByteSize::gib(1));
 
-/// Why there is no configuration.
+/// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file is there and cannot be read.
+    /// The file exists and cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It is not a configuration. The source's text has line and column.
+    /// The file is not a configuration. The source's text has line and column.
     #[error("{} is not a valid configuration", path.display())]
     Syntax {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Where and why.
+        /// Error with its position.
         source: Box<toml::de::Error>,
     },
-    /// An environment variable has a value that means nothing.
+    /// An environment variable has an invalid value.
     #[error("{variable}: {rule}")]
     Env {
-        /// The variable.
+        /// Name of the variable.
         variable: &'static str,
-        /// Why not.
+        /// Rule the value violates.
         rule: String,
     },
 }
 
-/// `config.toml`.
+/// Content of `config.toml`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct File {
-    /// `off`, `error`, `warn`, `info`, `debug` or `trace`.
+    /// Level of the log: `off`, `error`, `warn`, `info`, `debug` or `trace`.
     #[serde(deserialize_with = "word")]
     pub log_level: Option<LogLevel>,
     /// Image of a VM that names none.
     pub default_image: Option<ImageName>,
     /// Kernel of a VM that names none and whose image recommends none.
     pub default_kernel: Option<KernelName>,
-    /// `auto`, `firecracker` or `qemu`.
+    /// VMM: `auto`, `firecracker` or `qemu`.
     pub vmm: Option<VmmChoice>,
-    /// QEMU's program, an absolute path.
+    /// Absolute path of QEMU.
     #[serde(deserialize_with = "program")]
     pub qemu_bin: Option<PathBuf>,
-    /// `off`, or how long nobody may use a VM before it is stopped, at least a second.
+    /// How long a VM may be unused before it is stopped, at least a second; or `off`.
     #[serde(deserialize_with = "auto_stop")]
     pub auto_stop_after: Option<Option<Span>>,
-    /// Firecracker's program, an absolute path.
+    /// Absolute path of Firecracker.
     #[serde(deserialize_with = "program")]
     pub firecracker_bin: Option<PathBuf>,
-    /// Most bytes of one VM's console log, 64 KiB to 1 GiB.
+    /// Largest console log of one VM, 64 KiB to 1 GiB.
     #[serde(deserialize_with = "console_cap")]
     pub console_cap: Option<ByteSize>,
-    /// What a VM gets that does not say.
+    /// Defaults of VMs.
     pub vm_defaults: VmDefaults,
-    /// Where VMs stand, and how far they reach.
+    /// Network of the VMs.
     pub network: Network,
-    /// Further catalogs of kernels; a later one goes before an earlier one, and all before the built-in one.
+    /// Further catalogs of kernels; a later one takes precedence over an earlier one, and all over the built-in one.
     pub kernel_catalog: Option<Vec<CatalogLocation>>,
     /// Further catalogs of images, each a `url` or a `path`.
     pub image_catalog: Option<Vec<CatalogLocation>>,
-    /// What an image of somebody else's may be.
+    /// Limits of images from registries and archives.
     pub oci: Oci,
-    /// Files of the user's that every VM gets.
+    /// Files of the user that every VM gets.
     pub file_sync: Option<Vec<FileSync>>,
 }
 
-/// `[oci]`.
+/// Table `[oci]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Oci {
     /// Most layers.
     pub max_layers: Option<std::num::NonZeroU32>,
-    /// Most bytes all layers unpack to.
+    /// Most bytes all layers may unpack to.
     #[serde(deserialize_with = "unpacked")]
     pub max_unpacked: Option<ByteSize>,
-    /// How many times its size a layer may unpack to.
+    /// Largest factor by which a layer may grow when unpacked.
     pub max_ratio: Option<std::num::NonZeroU32>,
-    /// Most entries of all layers.
+    /// Most entries in all layers.
     pub max_entries: Option<std::num::NonZeroU32>,
 }
 
-/// `[vm_defaults]`.
+/// Table `[vm_defaults]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct VmDefaults {
-    /// 1 to 32.
+    /// Number of virtual processors, 1 to 32.
     #[serde(deserialize_with = "vcpu")]
     pub vcpu: Option<u32>,
-    /// At least 128 MiB.
+    /// Guest memory, at least 128 MiB.
     #[serde(deserialize_with = "memory")]
     pub memory: Option<ByteSize>,
-    /// 64 MiB to 1 TiB.
+    /// Size of the work disk, 64 MiB to 1 TiB.
     #[serde(deserialize_with = "disk")]
     pub disk_size: Option<ByteSize>,
-    /// `auto`, `image` or `agent`.
+    /// Which program is PID 1: `auto`, `image` or `agent`.
     pub init: Option<Init>,
     /// Whether the public internet is open.
     pub nat: Option<bool>,
 }
 
-/// `[network]`.
+/// Table `[network]`.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Network {
-    /// `auto`, `none` (VMs reach each other at most) or `off` (no network cards).
+    /// `auto`, `none` (VMs reach each other at most) or `off` (no NICs).
     #[serde(deserialize_with = "uplink")]
     pub uplink: Option<Uplink>,
-    /// The block of private addresses that VMs get theirs from: a /16.
+    /// Block of private addresses for VMs: a /16.
     #[serde(deserialize_with = "block")]
     pub cidr: Option<Cidr>,
     /// Resolvers to ask instead of the host's.
@@ -144,7 +144,7 @@ pub struct Network {
 }
 
 impl File {
-    /// Reads `path`; a file that is not there says nothing.
+    /// Reads the file at `path`; a missing file is an empty configuration.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let failed = |source| ConfigError::Read { path: path.to_owned(), source };
         match std::fs::metadata(path) {
@@ -158,7 +158,7 @@ impl File {
         Self::parse(&std::fs::read_to_string(path).map_err(failed)?, path)
     }
 
-    /// Reads `text`; `path` is for the error only.
+    /// Parses `text`; `path` is only for the error.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })
     }
@@ -196,7 +196,7 @@ fn auto_stop<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Option<Span>>
 
 fn program<'de, D: Deserializer<'de>>(input: D) -> Result<Option<PathBuf>, D::Error> {
     let path = PathBuf::deserialize(input)?;
-    // A relative one would mean another program in every directory the daemon is started from.
+    // A relative path would mean another program in every directory the daemon is started from.
     if path.is_absolute() { Ok(Some(path)) } else { Err(de::Error::custom("write the program's absolute path")) }
 }
 
@@ -225,7 +225,7 @@ fn console_cap<'de, D: Deserializer<'de>>(input: D) -> Result<Option<ByteSize>, 
     size(input, CONSOLE_CAP.0, CONSOLE_CAP.1)
 }
 
-/// A size as on the command line: text with a unit, or a whole number of MiB.
+/// Parses a size as on the command line: text with a unit, or a whole number of MiB.
 fn size<'de, D: Deserializer<'de>>(input: D, least: ByteSize, most: ByteSize) -> Result<Option<ByteSize>, D::Error> {
     struct Size;
     impl de::Visitor<'_> for Size {

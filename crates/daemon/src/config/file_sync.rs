@@ -1,4 +1,4 @@
-//! `[[file_sync]]`: a file of the user's that every VM gets a copy of.
+//! Table `[[file_sync]]`: a user's file that every VM gets a copy of.
 
 use serde::{Deserialize, Serialize, de};
 use std::{
@@ -6,16 +6,16 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Longest path in a guest.
+/// Longest path in a guest, in bytes.
 const MAX_PATH: usize = 4000;
 
-/// One file, as it stands in `config.toml`.
+/// One file of the table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileSync {
-    /// Below the user's home; without `~/`.
+    /// Path below the user's home; written as `~/…`.
     #[serde(serialize_with = "below_home")]
     pub host: PathBuf,
-    /// Absolute, in the guest.
+    /// Absolute path in the guest.
     pub guest: String,
     /// Permission bits, in octal.
     #[serde(serialize_with = "octal")]
@@ -35,7 +35,7 @@ impl<'de> Deserialize<'de> for FileSync {
     fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         let Typed { host, guest, mode } = Typed::deserialize(input)?;
         let wrong = |message: String| Err(de::Error::custom(message));
-        // Only what is the user's own, and by a name that does not climb out of it.
+        // Only a file in the user's home, by a path that does not climb out of it.
         let below = host.strip_prefix("~/").map(PathBuf::from).filter(|below| is_plain(below));
         let Some(below) = below else {
             return wrong(format!("file_sync copies files of your home only: write ~/…, not {host:?}"));
@@ -56,7 +56,7 @@ impl<'de> Deserialize<'de> for FileSync {
     }
 }
 
-/// Names only: no `..`, no root, not nothing.
+/// Whether a path has only normal components: no `..`, no root, and not empty.
 fn is_plain(path: &Path) -> bool {
     path.components().next().is_some() && path.components().all(|part| matches!(part, Component::Normal(_)))
 }

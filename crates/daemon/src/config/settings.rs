@@ -1,11 +1,11 @@
-//! The configuration as `config show` prints it.
+//! The configuration in the form `config show` prints.
 
 use super::{Config, Sourced};
 use banger_proto::{api::host::Setting, size::ByteSize};
 use serde_json::Value;
 
 impl Config {
-    /// What of it is the network's.
+    /// Settings of the network.
     pub(crate) fn network(&self) -> crate::network::Settings {
         crate::network::Settings {
             uplink: self.uplink.value,
@@ -16,7 +16,7 @@ impl Config {
         }
     }
 
-    /// Every key with its value as it would stand in `config.toml` and the rule that gave it.
+    /// All keys with their values as in `config.toml` and the rules that gave them.
     pub fn settings(&self) -> Vec<Setting> {
         let size = |size: &ByteSize| exact(*size).into();
         vec![
@@ -65,7 +65,7 @@ fn setting<T>(key: &str, sourced: &Sourced<T>, show: impl FnOnce(&T) -> Value) -
     Setting { key: key.to_owned(), value: show(&sourced.value), source: sourced.source }
 }
 
-/// The size in the largest unit that divides it, so that what is printed can be pasted back.
+/// Formats a size in the largest unit that divides it, so that the text can be pasted back.
 fn exact(size: ByteSize) -> String {
     let bytes = size.bytes();
     for (shift, unit) in [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")] {

@@ -1,14 +1,14 @@
-//! How many files the daemon may have open.
+//! Limit of open files of the daemon.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// A pull holds each layer that is in the cache open, 127 of one image, and several go on at once beside connections and
-/// streams: what a process is given unasked, 1,024, is not enough for eight. This is, for a hundred. It is not all that may
-/// be had, which can be a thousand million: what the daemon starts inherits it, and some programs close as many
+/// Soft limit to ask for. A pull holds each cached layer open, up to 127 of one image, and several pulls run beside
+/// connections and streams. The usual 1,024 is not enough for eight pulls; this is enough for a hundred. The hard limit
+/// itself, which can be a thousand million, is not used: programs the daemon starts inherit it, and some close as many
 /// descriptors as they might have.
 const ENOUGH: u64 = 16 << 10;
 
-/// Asks for enough of them. A host that gives fewer gives what it does.
+/// Raises the soft limit as far as the host allows.
 pub(super) fn raise() {
     let limit = getrlimit(Resource::Nofile);
     if let Some(current) = raised(limit) {
@@ -16,7 +16,7 @@ pub(super) fn raise() {
     }
 }
 
-/// What to ask for, where that is more than there is. `None` in a limit is none.
+/// Limit to ask for, if higher than the current one. `None` in a limit means unlimited.
 fn raised(limit: Rlimit) -> Option<u64> {
     let most = limit.maximum.map_or(ENOUGH, |maximum| maximum.min(ENOUGH));
     limit.current.is_some_and(|current| current < most).then_some(most)

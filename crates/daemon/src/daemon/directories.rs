@@ -1,4 +1,4 @@
-//! The directories everything else is in: made 0700, and refused when they are not this user's alone.
+//! The base directories: made with mode 0700, and refused unless they are this user's alone.
 
 use super::StartError;
 use banger_proto::layout::Layout;
@@ -13,17 +13,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A directory that a daemon starts with, and what it insists on there.
+/// Directory the daemon requires, and its conditions.
 #[derive(Debug)]
 pub(crate) struct RequiredDir {
     pub(crate) path: PathBuf,
-    /// What others may not do in it.
+    /// Permission bits others must not have.
     closed: Mode,
-    /// Whether a link may lead there.
+    /// Whether the path may be a link.
     links: AtFlags,
 }
 
-/// Why a daemon does not start with a directory.
+/// Why a directory cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unfit {
     NoDirectory,
@@ -43,11 +43,11 @@ impl Unfit {
     }
 }
 
-/// The dirs, in the order in which they are made. The run directory holds sockets and must be closed to others and be
-/// no link; state and cache need only be the user's own, wherever a link of theirs puts them.
+/// The required directories, in the order in which they are made. The run directory holds sockets: it must be closed to
+/// others and must not be a link. State and cache must only be the user's own and may be behind the user's links.
 pub(crate) fn required_dirs(layout: &Layout, uid: Uid) -> Vec<RequiredDir> {
     let mut dirs = vec![RequiredDir::own(&layout.state), RequiredDir::own(&layout.cache)];
-    // It may have two levels, and both must be ours.
+    // The fallback may have two levels, and both must be this user's.
     let fallback = Layout::fallback_run(uid.as_raw());
     if layout.run.starts_with(&fallback) && layout.run != fallback {
         dirs.push(RequiredDir::private(&fallback));
@@ -56,7 +56,7 @@ pub(crate) fn required_dirs(layout: &Layout, uid: Uid) -> Vec<RequiredDir> {
     dirs
 }
 
-/// Makes what is absent and checks what is there.
+/// Makes missing directories and checks existing ones.
 pub(super) fn make(layout: &Layout, uid: Uid) -> Result<(), StartError> {
     for dir in required_dirs(layout, uid) {
         create(&dir.path)?;
@@ -72,17 +72,17 @@ fn create(path: &Path) -> Result<(), StartError> {
 }
 
 impl RequiredDir {
-    /// One that nobody else may write to.
+    /// Directory that nobody else may write to.
     pub(crate) fn own(path: &Path) -> Self {
         Self { path: path.into(), closed: Mode::WGRP | Mode::WOTH, links: AtFlags::empty() }
     }
 
-    /// One that nobody else may enter either, and that nobody leads elsewhere.
+    /// Directory that nobody else may enter, and that is not a link.
     fn private(path: &Path) -> Self {
         Self { path: path.into(), closed: Mode::RWXG | Mode::RWXO, links: AtFlags::SYMLINK_NOFOLLOW }
     }
 
-    /// Whether it is as a daemon wants it.
+    /// Checks a directory against the conditions.
     pub(crate) fn check(&self, uid: Uid) -> Result<Result<(), Unfit>, Errno> {
         let stat = statat(CWD, &self.path, self.links)?;
         Ok(match FileType::from_raw_mode(stat.st_mode) {

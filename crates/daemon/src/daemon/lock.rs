@@ -1,7 +1,7 @@
-//! One daemon per state directory, and one per directory of sockets.
+//! Locks: one daemon per state directory, and one per run directory.
 //!
-//! An flock decides, so it goes with its process however that ends. The lock file's content tells the CLI where to
-//! connect, whatever its own environment says.
+//! They are flocks, which are released when the process ends for whatever reason. The lock file's content tells the CLI
+//! where to connect, whatever its own environment says.
 
 use super::StartError;
 use crate::socket_path::WatchedSocket;
@@ -12,21 +12,22 @@ use rustix::{
 };
 use std::{fs::File, os::fd::OwnedFd, os::unix::fs::FileExt, path::PathBuf};
 
-/// The record is padded to this length: one write replaces all of the last one, so a reader never sees a mix.
+/// The record is padded to this length, in bytes: one write replaces the whole last record, so that a reader never sees
+/// a mix.
 const RECORD: usize = 1024;
 
-/// The right to be the daemon of a state directory; given back by dropping it.
+/// Locks of the daemon of a state directory, released on drop.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
     path: PathBuf,
     socket: PathBuf,
-    // Two states may share a directory of sockets when the environment differs; two daemons may not.
+    // With a different environment two state directories may share a run directory; two daemons may not.
     _run: OwnedFd,
 }
 
 impl Lock {
-    /// Takes both locks, or says who holds one.
+    /// Takes both locks; fails if another daemon holds one.
     pub fn take(layout: &Layout) -> Result<Self, StartError> {
         let path = layout.daemon_lock();
         let file = File::options()
@@ -48,12 +49,12 @@ impl Lock {
             Err(Errno::WOULDBLOCK) => return Err(StartError::RunHeld { path: layout.run.clone() }),
             Err(error) => return Err(StartError::io("lock", &layout.run)(error.into())),
         }
-        // What one that was killed has left names somebody who is gone, or by now another process.
+        // The record of a killed daemon names a process that is gone, or another process by now.
         file.set_len(0).map_err(StartError::io("empty", &path))?;
         Ok(Self { file, path, socket: layout.daemon_socket(), _run: run })
     }
 
-    /// Says in the lock file who serves and where.
+    /// Records in the lock file who serves and where.
     pub(super) fn publish(&mut self) -> Result<(), StartError> {
         let record = DaemonRecord {
             pid: std::process::id(),
@@ -66,11 +67,12 @@ impl Lock {
         self.file.write_all_at(&text, 0).map_err(StartError::io("write", &self.path))
     }
 
-    /// Takes the socket away, if this daemon has one there, and says that nobody serves. The lock on the directory does
-    /// not say whose it is: the directory may be another by now, and its socket that of a daemon with another state.
+    /// Removes the socket, if it is this daemon's, and clears the record. The lock on the directory does not prove that
+    /// the socket is: the directory may have been replaced, with the socket of a daemon of another state directory in
+    /// it.
     pub(super) fn leave(self, socket: Option<&WatchedSocket>) {
         if socket.is_some_and(WatchedSocket::may_exist) {
-            // Failing leaves what the next daemon replaces.
+            // If this fails, the next daemon replaces the socket.
             let _ = std::fs::remove_file(&self.socket);
         }
         let _ = self.file.set_len(0);
@@ -102,7 +104,7 @@ mod tests {
         first.leave(None);
         assert_eq!(fs::read(layout.daemon_lock()).unwrap(), b"");
         Lock::take(&layout).unwrap().publish().unwrap();
-        // That one ended without a word.
+        // The previous holder ended without clearing the record.
         let _next = Lock::take(&layout).unwrap();
         assert_eq!(fs::read(layout.daemon_lock()).unwrap(), b"");
     }
@@ -119,7 +121,7 @@ mod tests {
         let (_listener, watched) = bind();
         Lock::take(&layout).unwrap().leave(Some(&watched));
         assert!(!socket.exists());
-        // The first one stays, so that the other is not the same file again.
+        // The first socket stays open, so that the second is not the same file again.
         let (_listener, watched) = bind();
         fs::rename(&socket, temp.path().join("before")).unwrap();
         let (_listener, _) = bind();

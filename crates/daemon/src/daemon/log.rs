@@ -1,4 +1,4 @@
-//! The daemon's log: one bounded file beside its predecessor.
+//! The daemon's log: a bounded file and its predecessor.
 
 use super::StartError;
 use crate::config::LogLevel;
@@ -10,10 +10,10 @@ use std::{
     sync::Mutex,
 };
 
-/// Size at which the file becomes `<name>.1` and a new one begins.
+/// Size in bytes at which the file becomes `<name>.1` and a new one begins.
 const CAP: u64 = 4 << 20;
 
-/// Sends what is traced from here on to the file at `path`.
+/// Sends traces to the file at `path` from here on.
 pub(super) fn start(path: &Path, level: LogLevel) -> Result<(), StartError> {
     let file = Rotating::open(path.to_owned(), CAP).map_err(StartError::io("open", path))?;
     let subscriber = tracing_subscriber::fmt()
@@ -22,12 +22,12 @@ pub(super) fn start(path: &Path, level: LogLevel) -> Result<(), StartError> {
         .with_target(false)
         .with_writer(Mutex::new(file))
         .finish();
-    // Fails when a subscriber is there already, which is a test's: then that one is wanted.
+    // Fails when a test has set its own subscriber, which is then wanted.
     let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
 }
 
-/// A file that never grows past its cap by more than one line.
+/// File that never grows past its cap by more than one line.
 #[derive(Debug)]
 struct Rotating {
     path: PathBuf,

@@ -1,14 +1,14 @@
-//! What the C library's allocator may keep.
+//! Settings of the C library's allocator.
 #![expect(unsafe_code, reason = "the allocator's settings are a C function")]
 
-/// Bytes at the end of the heap that are kept when they are free.
+/// Free bytes kept at the end of the heap.
 const TRIM: libc::c_int = 1 << 20;
 
-/// Keeps the daemon small after it was large. Threads come and go with every pull; with a heap each, what one of them has
-/// freed is of no use to the others and stays.
+/// Lets the daemon shrink after heavy work. Each pull starts and ends threads; if each had a heap of its own, memory
+/// freed by one would stay and be useless to the others.
 pub(super) fn keep_small() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: two numbers; what is refused changes nothing.
+    // SAFETY: mallopt takes two numbers; a refused setting changes nothing.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 2);
         libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM);

@@ -1,4 +1,4 @@
-//! `--ready-fd N`: how whoever started the daemon learns that it serves, or why it cannot.
+//! `--ready-fd N`: tells the starting process that the daemon serves, or why it cannot.
 
 #![expect(unsafe_code, reason = "a descriptor's number from the command line becomes an owned descriptor")]
 
@@ -12,18 +12,19 @@ use std::{
     path::Path,
 };
 
-/// Who waits for the daemon: a descriptor somebody inherited to us, or a person at a terminal.
+/// Where readiness is reported: an inherited descriptor, or stderr for a person at a terminal.
 #[derive(Debug)]
 pub struct Ready(Option<File>);
 
 impl Ready {
-    /// Nobody waits on a descriptor; start-up failures go to stderr.
+    /// No descriptor: start-up failures go to stderr.
     pub fn nobody() -> Self {
         Self(None)
     }
 
-    /// Takes over the inherited descriptor `fd` and closes every other but the standard streams: a caller's lock or pipe
-    /// would be held for as long as the daemon lives. Call it once, first thing: no number may have been reused.
+    /// Takes over the inherited descriptor `fd` and closes all others but the standard streams: a caller's lock or pipe
+    /// would otherwise be held as long as the daemon lives. Call it once and first, before a descriptor number is
+    /// reused.
     pub fn inherited(fd: RawFd) -> Result<Self, StartError> {
         if fd <= 2 {
             return Err(StartError::BadReadyFd);
@@ -37,18 +38,18 @@ impl Ready {
         Ok(Self(Some(unsafe { OwnedFd::from_raw_fd(fd) }.into())))
     }
 
-    /// Requests are answered from now on. Nobody reads our stderr any more, so it goes to the log.
+    /// Reports that requests are answered. From then on nobody reads stderr, so it is redirected to the log.
     pub(super) fn serving(&mut self, log: &Path) {
         let Some(mut file) = self.0.take() else { return };
         if let Ok(log) = File::options().append(true).open(log) {
-            // What still reaches stderr (a panic's message) is worth keeping; failing to is no reason not to serve.
+            // Late output such as a panic's message is worth keeping; a failure to redirect is no reason not to serve.
             let _ = rustix::stdio::dup2_stdout(&log).and_then(|()| rustix::stdio::dup2_stderr(&log));
         }
-        // Who started us may be gone already.
+        // The starting process may be gone already.
         let _ = file.write_all(READY_LINE.as_bytes());
     }
 
-    /// The daemon cannot serve; `true` when somebody was told.
+    /// Reports that the daemon cannot serve; `true` when a descriptor took the report.
     pub fn failed(&mut self, failure: &Failure) -> bool {
         let Some(mut file) = self.0.take() else { return false };
         let mut line = serde_json::to_vec(failure).expect("a failure serializes");

@@ -4,7 +4,7 @@ use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Fires at the first SIGTERM or SIGINT. Must be called inside the runtime.
+/// Token that fires at the first SIGTERM or SIGINT. Must be called inside the runtime.
 pub(super) fn stop() -> io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

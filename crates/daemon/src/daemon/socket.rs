@@ -1,4 +1,4 @@
-//! The API socket: 0600 from birth, in a directory nobody else can enter.
+//! The API socket: created with mode 0600, in a directory nobody else can enter.
 
 use super::StartError;
 use rustix::fs::Mode;
@@ -11,7 +11,7 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, StartError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StartError::io("remove", path)(error)),
         _ => {}
     }
-    // The store's thread creates files too, but with a stricter umask nothing it makes is more open than it should be.
+    // The umask is process-wide, and the store's thread creates files too; a stricter umask does not harm them.
     let before = rustix::process::umask(Mode::from_bits_truncate(0o177));
     let bound = UnixListener::bind(path);
     rustix::process::umask(before);

@@ -1,5 +1,5 @@
-//! What the helper could still do if it were taken over: tried by a process that confines itself as the helper does, and by
-//! one that does not, so that it is the confinement that is seen.
+//! What a helper taken over by an attacker could still do: tried by a process confined like the helper, and by an
+//! unconfined one, so that differences are due to the confinement.
 
 #![expect(unsafe_code, reason = "system calls that a well-behaved program does not make")]
 
@@ -12,19 +12,20 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Says in a process of these tests that it is to try, and where.
+/// Tells a child process of these tests to try the calls, and in which directory.
 const TRY: &str = "BANGER_TEST_CONFINEMENT";
 const NOBODY: i64 = 0x7fff_ffff;
 
-/// A system call with arguments that make nothing of it: what it fails with says whether it was made at all.
+/// System call with invalid arguments: its error shows whether it was let through.
 type Call = (&'static str, i64, [i64; 5]);
 
-/// What leads out of networking: namespaces and mounts, other processes, the kernel itself, keys, other sockets.
+/// System calls that lead beyond networking: namespaces and mounts, other processes, the kernel itself, keys, other
+/// sockets.
 const CALLS: &[Call] = &[
     ("unshare", libc::SYS_unshare, [0; 5]),
     ("setns", libc::SYS_setns, [-1, 0, 0, 0, 0]),
     ("clone3", libc::SYS_clone3, [0; 5]),
-    // A thread of a new user namespace is none; the same of a new network namespace.
+    // A thread in a new user namespace is an invalid combination, and likewise in a new network namespace.
     ("clone: user", libc::SYS_clone, [(libc::CLONE_NEWUSER | libc::CLONE_THREAD) as i64, 0, 0, 0, 0]),
     ("clone: mount", libc::SYS_clone, [(libc::CLONE_NEWNS | libc::CLONE_FS) as i64, 0, 0, 0, 0]),
     ("mount", libc::SYS_mount, [0; 5]),
@@ -75,7 +76,7 @@ const CALLS: &[Call] = &[
     ("ioctl: a terminal's input", libc::SYS_ioctl, [-1, libc::TIOCSTI.cast_signed(), 0, 0, 0]),
 ];
 
-/// Files that are none of the helper's business. The last three are its business.
+/// Files outside the helper's business, but for the last three.
 fn files(own: &Path) -> [(&'static str, io::Result<()>); 8] {
     let write = |path: &Path| File::options().write(true).open(path).map(drop);
     [
@@ -90,7 +91,7 @@ fn files(own: &Path) -> [(&'static str, io::Result<()>); 8] {
     ]
 }
 
-/// In a process of its own: the confinement, if it is asked for, and then everything.
+/// Runs in a process of its own: applies the confinement if requested, then tries everything.
 #[test]
 fn attempts() {
     let Some(dir) = std::env::var_os(TRY).map(PathBuf::from) else { return };
@@ -139,7 +140,7 @@ fn what_has_no_place_in_networking_fails() {
     let (free, confined) = (report(false), report(true));
     let mut seen = 0;
     for (name, ..) in CALLS {
-        // Behind the filter it is a call that there is not. Without it that would be this kernel's doing.
+        // The filter answers as if the call did not exist. Without the filter that would be this kernel's own answer.
         assert_eq!(confined[*name], libc::ENOSYS, "{name}");
         if free[*name] == libc::ENOSYS && *name != "clone3" {
             eprintln!("this kernel has no {name}");

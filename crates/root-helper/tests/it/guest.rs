@@ -1,4 +1,4 @@
-//! A guest without a machine: a network namespace whose card is the tap of a VM, frame by frame.
+//! A guest without a machine: a network namespace whose NIC is the tap of a VM, connected frame by frame.
 
 use crate::world::{World, vm};
 use banger_netlink::tap::{Name, Tap};
@@ -12,23 +12,23 @@ use std::{
     time::Duration,
 };
 
-/// How long what must happen may take on a machine that is busy.
+/// Upper bound for what must happen, on a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 /// Bytes before a frame on a tap with `IFF_VNET_HDR`.
 pub(crate) const VNET: usize = 10;
 
-/// A guest.
+/// Guest in a namespace.
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) space: NetNamespace,
     pub(crate) address: Ipv4Addr,
     pub(crate) mac: [u8; 6],
-    /// The host's end of the card: what is written here was sent by the guest.
+    /// The host's end of the NIC: data written here was sent by the guest.
     pub(crate) tap: File,
 }
 
 impl Guest {
-    /// The VM of this number, which is attached.
+    /// Guest of the attached VM with this number.
     pub(crate) fn new(world: &World, number: u16, network: u8) -> Self {
         Self::at(&world.inside, number, network)
     }
@@ -56,7 +56,7 @@ impl Guest {
         Self { space, address, mac, tap }
     }
 
-    /// Whether the guest gets through to somebody who answers.
+    /// Checks that the guest reaches a server.
     #[track_caller]
     pub(crate) fn reaches(&self, to: Ipv4Addr, port: u16) {
         let got = self.space.run(move || {
@@ -72,7 +72,7 @@ impl Guest {
         );
     }
 
-    /// Whether what the guest sends there is denied, on record.
+    /// Checks that the guest's packets there are denied and recorded.
     #[track_caller]
     pub(crate) fn is_denied(&self, world: &mut World, to: Ipv4Addr, port: u16) {
         let from = self.address;
@@ -94,7 +94,7 @@ impl Guest {
         assert!(packets(world) > before, "{to}:{port} was reached, or never tried");
     }
 
-    /// Sends a frame as it is.
+    /// Sends a raw frame.
     pub(crate) fn send(&self, frame: &[u8]) {
         let mut bytes = vec![0; VNET];
         bytes.extend_from_slice(frame);
@@ -102,16 +102,16 @@ impl Guest {
     }
 }
 
-/// Opens a tap in the network namespace of this thread; makes it if it is not there.
+/// Opens a tap in the network namespace of this thread; makes it if missing.
 fn open_tap(name: &str) -> File {
     OwnedFd::from(Tap::make(Name::new(name).unwrap()).unwrap()).into()
 }
 
-/// Carries frames until one side is gone.
+/// Copies frames until one side is closed.
 fn copy(mut from: File, mut to: File) {
     std::thread::spawn(move || {
         let mut frame = vec![0; 70_000];
-        // A card that is down refuses a frame; the next one may go.
+        // A NIC that is down refuses a frame; the next one may pass.
         while let Ok(length @ 1..) = from.read(&mut frame) {
             let _ = to.write_all(&frame[..length]);
         }

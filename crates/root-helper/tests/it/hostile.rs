@@ -1,4 +1,4 @@
-//! A daemon that was taken over: frames and requests that should not be.
+//! A daemon taken over by an attacker: invalid frames and requests.
 
 use crate::world::{Helper, World, attach, ensure, hold, policy, vm};
 use banger_proto::helper::{Answer, Attachment, Base, Filter, MAX_REQUEST, MAX_RULES, Request, To};
@@ -63,7 +63,7 @@ fn requests_out_of_bounds_are_refused_whole() {
         assert!(matches!(answer, Answer::Failed { .. }), "{request:?}: {answer:?}");
     }
     assert_eq!(world.inside.command("nft list ruleset"), before);
-    // An address is one VM's.
+    // An address belongs to one VM.
     world.helper.done(&attach(0, 0, open()));
     let twin = Request::AttachVm(Attachment { vm: vm(9), network: 0, host: 2, policy: open() });
     assert!(matches!(world.helper.ask(&twin), Answer::Failed { .. }));
@@ -88,7 +88,7 @@ fn what_is_not_ours_is_left_alone() {
     assert!(links.contains("bt000000000001") && links.contains("bb0n7"), "{links}");
 }
 
-/// What does not work leaves nothing of what did.
+/// A failed request leaves nothing behind.
 #[test]
 fn a_request_that_fails_half_way_is_undone() {
     if !banger_testkit::require("netns") {
@@ -100,7 +100,7 @@ fn a_request_that_fails_half_way_is_undone() {
         let names = links.lines().map(|line| line.split(": ").nth(1).unwrap_or_default()).collect::<Vec<_>>();
         names.join(" ") + &world.inside.command("nft list ruleset")
     };
-    // The gateway of the fourth network is somebody else's.
+    // The gateway of the fourth network belongs to somebody else.
     world.inside.command("ip address add 10.213.12.1/32 dev lo");
     let before = everything(&world);
     let hosts = vec!["7.7.7.7".parse().unwrap()];
@@ -110,7 +110,7 @@ fn a_request_that_fails_half_way_is_undone() {
     assert_eq!(everything(&world), before, "neither a bridge nor the new address of the host");
     world.inside.command("ip address del 10.213.12.1/32 dev lo");
     world.helper.done(&taken);
-    // Rules cannot be made where their table is gone.
+    // Rules cannot be made where their table is missing.
     world.inside.command("nft delete table bridge banger_0");
     let before = everything(&world);
     for policy in [policy(Base::Internet, &[], &[]), policy(Base::Nothing, &[], &["learned", "10.0.0.0/8"])] {

@@ -1,8 +1,8 @@
-//! What the helper is asked, whatever it is, judged: shared by the tests and by the fuzz target `helper`.
+//! Judges the effects of any requests; shared by the tests and the fuzz target `helper`.
 //!
-//! Bytes are a user's id (four of them, big-endian) and then frames. Of every request that is accepted everything that would
-//! be done to the rules is looked at, for every chain its VM might stand under before: it must name nothing but what is
-//! derived from that user's and that VM's ids.
+//! The input is a user's id (four bytes, big-endian) and then frames. For each accepted request, every possible change
+//! of the rules is checked, for every chain the VM may have been in before: it must name only objects derived from that
+//! user's and that VM's ids.
 
 use banger_netlink::nft::{Act, Edit, Element, Family};
 use banger_proto::{
@@ -19,12 +19,12 @@ use banger_root_helper::{
 };
 use std::net::Ipv4Addr;
 
-/// Reads frames as the helper does, and judges what they would lead to. How many requests were accepted.
+/// Reads frames like the helper and judges their effects; returns the number of accepted requests.
 pub(crate) fn bytes(data: &[u8]) -> usize {
     let Some((uid, mut frames)) = data.split_first_chunk() else { return 0 };
     let owner = Owner(u32::from_be_bytes(*uid));
     let mut accepted = 0;
-    // A frame that is none ends the conversation.
+    // An invalid frame ends the connection.
     while let Ok(Some(asked)) = serve::read(&mut frames) {
         accepted += usize::from(check(&asked).is_ok_and(|()| {
             request(owner, &asked);
@@ -34,7 +34,7 @@ pub(crate) fn bytes(data: &[u8]) -> usize {
     accepted
 }
 
-/// Judges a request that was accepted.
+/// Judges an accepted request.
 pub(crate) fn request(owner: Owner, request: &Request) {
     let first: Cidr = "10.213.0.0/16".parse().expect("a block");
     match request {
@@ -74,7 +74,7 @@ fn attach(owner: Owner, block: Cidr, attachment: &Attachment) {
         let change = rules::attach(owner, address, attachment, standing);
         judge(owner, vm, address, &change);
         let Change::Text(text) = &change else { continue };
-        // Every rule ends in a verdict or a way of ours, and one more than the policy has filters decides the rest.
+        // Every rule ends in a verdict or one of our jumps, and one more than the policy has filters decides the rest.
         let table = owner.table();
         let rules: Vec<_> = text.lines().filter(|line| line.starts_with("add rule ")).collect();
         for rule in &rules {
@@ -138,7 +138,7 @@ fn judge_edit(owner: Owner, vm: &VmId, address: Ipv4Addr, edit: &Edit) {
     }
 }
 
-/// Interfaces of the whole: this user's bridges, and only those.
+/// Only this user's bridges may be named as interfaces.
 fn tables(owner: Owner, network: u8, text: &str) {
     let (bridges, bridge) = (format!("{}*", owner.bridges()), owner.bridge(network));
     for quoted in text.split('"').skip(1).step_by(2) {

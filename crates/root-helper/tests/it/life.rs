@@ -1,4 +1,4 @@
-//! Coming and going: of VMs, of the helper, of the holder; and what of it is left.
+//! VMs, helpers and holders come and go: what is left of them.
 
 use crate::{
     guest::Guest,
@@ -18,14 +18,14 @@ fn fifty_vms_that_come_and_go_leave_nothing() {
     let mut world = World::new();
     world.helper.done(&ensure(2));
     let before = world.inside.command("nft -s list ruleset");
-    // One of them is denied something, which is remembered as long as it is there.
+    // Packets of one of them are denied, which is recorded as long as the VM exists.
     world.helper.done(&attach(0, 0, policy(Base::Internet, &[], &[])));
     let guest = Guest::new(&world, 0, 0);
     guest.is_denied(&mut world, LAN, 80);
     world.helper.done(&Request::DetachVm { vm: vm(0) });
     assert_eq!(world.inside.command("nft -s list ruleset"), before);
     let mut attached = [false; VMS as usize];
-    // Always the same random order, so that a failure comes again.
+    // A fixed seed, so that a failure is reproducible.
     let mut random = 1_u32;
     let mut next = move |end: u16| {
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -48,7 +48,7 @@ fn fifty_vms_that_come_and_go_leave_nothing() {
             *slot = true;
         }
         if step == VMS {
-            // One that remembers nothing goes on with what is there.
+            // A helper without memory continues with the state in the kernel.
             world.replace_helper();
             world.helper.done(&ensure(2));
         }
@@ -57,7 +57,7 @@ fn fifty_vms_that_come_and_go_leave_nothing() {
     there.sort();
     let expected: Vec<_> = (0..VMS).filter(|number| attached[usize::from(*number)]).map(vm).collect();
     assert_eq!(there, expected);
-    // Half of them one by one, the rest because nobody knows them any more.
+    // Half of them are detached one by one, the rest is reconciled away.
     for id in &expected[..expected.len() / 2] {
         world.helper.done(&Request::DetachVm { vm: id.clone() });
         world.helper.done(&Request::DetachVm { vm: id.clone() });
@@ -87,7 +87,7 @@ fn who_holds_the_namespace_can_be_replaced() {
     let before = inode(world.holder.pid());
     world.holder.kill();
     guest.reaches(INTERNET, 80);
-    // Through somebody who is in it still: here the helper, else a monitor.
+    // Joined through a process that is still in it: here the helper, else a VMM.
     world.holder = hold(Some(&world.helper.process));
     assert_eq!(inode(world.holder.pid()), before);
     world.replace_helper();
@@ -130,7 +130,7 @@ fn a_holder_that_is_not_the_one_that_was_meant_is_not_joined() {
 fn machine(space: &NetNamespace) -> Vec<String> {
     ["ip address", "ip route show table all", "ip neighbour", "nft list ruleset", "sysctl -a --pattern ^net\\."]
         .map(|line| {
-            // Counters of what time does are no settings.
+            // Counters and times are not settings.
             let text = space.command(line);
             text.lines()
                 .filter(|line| !line.contains("nf_conntrack_count") && !line.contains("expires"))

@@ -1,4 +1,4 @@
-//! What a guest reaches is what its policy says: before and after a change, and after the helper was killed.
+//! A guest reaches exactly what its policy says: before and after a change, and after the helper was killed.
 
 use crate::{
     guest::{Guest, SOON},
@@ -9,7 +9,7 @@ use banger_proto::helper::{Answer, Attachment, Base, MAX_LEARNED, Policy, Reques
 use banger_testkit::wait_until;
 use std::net::{Ipv4Addr, UdpSocket};
 
-/// Where another VM is: on another network, by way of the gateway.
+/// Address of another VM, on another network, through the gateway.
 const PEER: Ipv4Addr = Ipv4Addr::new(10, 213, 8, 3);
 
 const DESTINATIONS: [(&str, Ipv4Addr, u16); 8] = [
@@ -23,7 +23,7 @@ const DESTINATIONS: [(&str, Ipv4Addr, u16); 8] = [
     ("another VM", PEER, 80),
 ];
 
-/// The policy, and which of the destinations it opens.
+/// Policies, and which of the destinations each opens.
 fn policies() -> Vec<(&'static str, Policy, [bool; 8])> {
     use Base::{Internet, Nothing};
     let open = |open: [bool; 6]| [open[0], open[1], open[2], open[3], open[4], open[5], false, false];
@@ -57,7 +57,7 @@ fn check(world: &mut World, guest: &Guest, name: &str, open: [bool; 8]) {
     }
 }
 
-/// Destinations, policies, before and after a change, without a helper, and with one that knows of nothing.
+/// All destinations and policies, before and after a change, without a helper, and with a new one.
 #[test]
 fn a_guest_reaches_what_its_policy_says_and_nothing_else() {
     if !banger_testkit::require("netns") {
@@ -73,7 +73,7 @@ fn a_guest_reaches_what_its_policy_says_and_nothing_else() {
     let server = peer.space.start(|| std::net::TcpListener::bind(("0.0.0.0", 80)).unwrap());
     let _listens = server.join().unwrap();
     for (name, policy, open) in policies {
-        // The same card, another policy, one transaction.
+        // The same NIC, another policy, one transaction.
         world.helper.done(&attach(0, 0, policy.clone()));
         check(&mut world, &guest, name, open);
         world.helper.process.kill();
@@ -90,9 +90,8 @@ fn a_guest_reaches_what_its_policy_says_and_nothing_else() {
     assert!(denied.iter().any(|(from, packets)| *from == guest.address && *packets > 0), "{denied:?}");
 }
 
-/// Nobody gets through a policy in the making: what is closed before and after is closed all the time, and what is open
-/// open. (From one chain of its own to another: a packet that meets a chain in the moment it is made finds it empty, and is
-/// dropped.)
+/// No packet passes while a policy is being replaced: what is closed before and after stays closed, and what is open
+/// stays open. (When one own chain replaces another, a packet that meets the new chain while it is empty is dropped.)
 #[test]
 fn a_policy_is_another_one_at_once() {
     const CHANGES: usize = 100;
@@ -126,16 +125,16 @@ fn a_policy_is_another_one_at_once() {
             for to in [LAN, INTERNET] {
                 sender.send_to(&number.to_be_bytes(), (to, PORT)).unwrap();
             }
-            // One at a time, so that what is lost was dropped by a rule.
+            // One at a time, so that a lost packet was dropped by a rule.
             let mut back = [0; 8];
             sender.recv_from(&mut back).expect("what is open is open all the time");
             assert_eq!(u64::from_be_bytes(back), number);
         }
     });
-    // What came before the last one that came back would be here.
+    // Anything earlier than the last returned packet would have arrived by now.
     closed.set_nonblocking(true).unwrap();
     assert_eq!(closed.recv(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    // And would have come at all.
+    // It would have arrived if it had been allowed.
     world.helper.done(&attach(0, 0, policy(Base::Internet, &[], &["192.168.77.1"])));
     sender.send_to(b"x", (LAN, PORT)).unwrap();
     closed.set_nonblocking(false).unwrap();
@@ -166,7 +165,7 @@ fn a_vm_that_learnt_all_it_may_learns_no_more_and_keeps_what_it_has() {
         let full = world.helper.ask(&learn(rule, &[INTERNET]));
         assert!(matches!(full, Answer::Failed { .. }), "{full:?}");
         guest.is_denied(&mut world, INTERNET, 80);
-        // None of those that come with one too many, and what is known is so anew.
+        // A request with one address too many is refused as a whole; a valid one starts the timeouts again.
         let known = learn(rule, &many[..MAX_LEARNED]);
         world.helper.done(&known);
         let mixed = world.helper.ask(&learn(rule, &[many[0], INTERNET]));
@@ -240,7 +239,7 @@ fn names_open_addresses_for_the_vm_that_asked_and_never_private_ones() {
         guest.is_denied(&mut world, to, port);
     }
     other.is_denied(&mut world, INTERNET, 80);
-    // An answer that is good for a second: the kernel closes the way by itself.
+    // An answer valid for a second: the kernel closes the address by itself.
     let briefly = Request::LearnAddresses { vm: vm(1), rule: 0, addresses: vec![INTERNET], ttl: 1 };
     world.helper.done(&briefly);
     other.reaches(INTERNET, 80);
@@ -253,7 +252,7 @@ fn names_open_addresses_for_the_vm_that_asked_and_never_private_ones() {
     world.helper.done(&learn(1, &[INTERNET]));
     world.helper.done(&learn(1, &[INTERNET]));
     guest.reaches(INTERNET, 5432);
-    // What was learnt becomes the host's own address: closed at once, and open again when it is not.
+    // A learned address becomes the host's own: it is closed at once, and open again when it no longer is.
     let hosts = |addresses: &[Ipv4Addr]| Request::EnsureNetwork {
         block: "10.213.0.0/16".parse().unwrap(),
         network: 0,
@@ -265,7 +264,7 @@ fn names_open_addresses_for_the_vm_that_asked_and_never_private_ones() {
     }
     world.helper.done(&hosts(&[HOST]));
     guest.reaches(INTERNET, 80);
-    // The same rules again, by a helper that knows of nothing: what was learnt stays. Other rules: it does not.
+    // With the same rules a new helper keeps learned addresses; with other rules it does not.
     world.replace_helper();
     world.helper.done(&attach(0, 0, learns));
     guest.reaches(INTERNET, 80);
@@ -289,7 +288,7 @@ fn what_was_denied_is_remembered_for_each_vm_and_with_it_forgotten() {
         world.helper.done(&attach(number, 0, policy(Base::Internet, &[], &[])));
     }
     let (noisy, quiet) = (Guest::new(&world, 0, 0), Guest::new(&world, 1, 0));
-    // Once in touch with its gateway.
+    // It first exchanges a packet with its gateway.
     noisy.reaches(INTERNET, 80);
     let router = banger_root_helper::names::mac(Ipv4Addr::new(10, 213, 0, 1)).0;
     let flood: u16 = 2000;
@@ -306,7 +305,7 @@ fn what_was_denied_is_remembered_for_each_vm_and_with_it_forgotten() {
         let counted = count(&mut world, noisy.address);
         if counted >= u64::from(flood) { Ok(()) } else { Err(counted.to_string()) }
     });
-    // Counted all, remembered some: there is room for others.
+    // All are counted and some recorded: there is room for others.
     let sizes = world.inside.command("nft -j list set inet banger_0 denials");
     let noted = sizes.matches("10.99.").count();
     assert!((256..usize::from(flood)).contains(&noted), "{noted}");
@@ -318,7 +317,7 @@ fn what_was_denied_is_remembered_for_each_vm_and_with_it_forgotten() {
     assert!(of(&mut world, 1).iter().any(|denial| (denial.from, denial.to) == (quiet.address, LAN)));
     assert!(of(&mut world, 0).iter().all(|denial| denial.from == noisy.address));
     assert_eq!(of(&mut world, 7), []);
-    // The next one at its address has a clean slate.
+    // The next VM at the address starts without denials.
     world.helper.done(&Request::DetachVm { vm: vm(0) });
     let policy = policy(Base::Internet, &[], &[]);
     world.helper.done(&Request::AttachVm(Attachment { vm: vm(8), network: 0, host: 2, policy }));
@@ -349,10 +348,10 @@ fn guests_meet_on_a_named_network_only() {
         });
     }
     c.reaches(d.address, 80);
-    // Another network, by way of the gateway: denied although the VM's own rules would allow it.
+    // Another network, through the gateway: denied although the VM's own rules would allow it.
     a.is_denied(&mut world, d.address, 80);
     c.is_denied(&mut world, b.address, 80);
-    // The same bridge: not even a frame passes, so nobody answers for the address, and the kernel gives up.
+    // The same bridge: no frame passes, so ARP gets no answer and the kernel gives up.
     let to = std::net::SocketAddr::from((b.address, 80));
     let lonely = a.space.run(move || std::net::TcpStream::connect(to).map_err(|error| error.kind()));
     assert_eq!(lonely.unwrap_err(), std::io::ErrorKind::HostUnreachable);

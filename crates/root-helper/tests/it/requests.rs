@@ -1,4 +1,4 @@
-//! Requests of every kind, made and found: what is accepted leads to nothing but what is the asker's own.
+//! Generated and collected requests: an accepted one changes only the requester's own objects.
 
 use crate::judge;
 use banger_proto::{
@@ -13,7 +13,7 @@ use banger_root_helper::{check::check, names::Owner};
 use proptest::prelude::*;
 use std::{net::Ipv4Addr, path::Path};
 
-/// What the fuzz target `helper` found worth keeping, and where it began.
+/// Corpus of the fuzz target `helper`.
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/helper");
 
 fn vm() -> impl Strategy<Value = VmId> {
@@ -49,7 +49,7 @@ fn attachment() -> impl Strategy<Value = Attachment> {
     })
 }
 
-/// Requests that are accepted.
+/// Strategy for requests that are accepted.
 fn requests() -> impl Strategy<Value = Request> {
     let private = any::<u8>().prop_map(|second| Cidr::new(Ipv4Addr::new(10, second, 0, 0), 16).unwrap());
     prop_oneof![

@@ -1,4 +1,4 @@
-//! Which IPv4 packets are seen in a namespace, on whatever link: where they were to go.
+//! Records the destinations of IPv4 packets on all links of a namespace.
 
 use crate::guest::SOON;
 use banger_testkit::{NetNamespace, wait_until};
@@ -10,10 +10,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// `ETH_P_IP`, as the wire has it.
+/// `ETH_P_IP` in network byte order.
 const IPV4: u32 = 0x0800_u16.to_be() as u32;
 
-/// What was seen since this began.
+/// Packets seen so far.
 #[derive(Debug, Clone)]
 pub(crate) struct Sniffer(Arc<Mutex<BTreeSet<Ipv4Addr>>>);
 
@@ -25,7 +25,7 @@ impl Sniffer {
             let protocol = Protocol::from_raw(NonZeroU32::new(IPV4).unwrap());
             socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(protocol)).unwrap()
         });
-        // It ends with the test.
+        // The thread ends with the test.
         std::thread::spawn(move || {
             let mut packet = vec![0; 70_000];
             while let Ok((_, length)) = recv(&socket, &mut packet, RecvFlags::empty()) {
@@ -40,7 +40,7 @@ impl Sniffer {
         self.0.lock().unwrap().contains(&to)
     }
 
-    /// Waits for a packet that does arrive: what was sent before it has arrived too, or never will.
+    /// Waits for a packet that must arrive: earlier ones have arrived by then, or never will.
     #[track_caller]
     pub(crate) fn sees(&self, to: Ipv4Addr) {
         wait_until(SOON, &format!("a packet to {to}"), || {

@@ -1,4 +1,4 @@
-//! A guest that says it is somebody else, or speaks what nobody asked for.
+//! A guest that spoofs addresses or sends unexpected protocols.
 
 use crate::{
     guest::{Guest, SOON},
@@ -22,7 +22,7 @@ pub(crate) fn frame(to: [u8; 6], from: [u8; 6], kind: [u8; 2], payload: &[u8]) -
     frame
 }
 
-/// An IPv4 packet with UDP from and to; `fragment` is the field of that name.
+/// IPv4 packet with UDP; `fragment` is the header field of that name.
 pub(crate) fn packet(from: Ipv4Addr, to: Ipv4Addr, fragment: u16) -> Vec<u8> {
     let mut packet = vec![0x45, 0, 0, 28, 0, 1];
     packet.extend(fragment.to_be_bytes());
@@ -41,7 +41,7 @@ fn arp(mac: [u8; 6], address: Ipv4Addr, asked: Ipv4Addr) -> Vec<u8> {
     [&[0, 1, 8, 0, 6, 4, 0, 2][..], &mac, &address.octets(), &[0; 6], &asked.octets()].concat()
 }
 
-/// Frames that the guests' chain dropped.
+/// Frames dropped by the guests' chain.
 fn dropped(world: &World) -> u64 {
     let listing = world.inside.command("nft -j list chain bridge banger_0 guest");
     let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
@@ -65,7 +65,7 @@ fn a_guest_that_is_not_itself_gets_nowhere() {
     let gateway = Ipv4Addr::new(10, 213, 0, 1);
     let router = names::mac(gateway).0;
     let (me, my_mac) = (guest.address, guest.mac);
-    // Each goes somewhere else, so that the one that gets through is known.
+    // Each goes to another address, so that one that gets through can be identified.
     let to = |number: u8| Ipv4Addr::new(9, 9, 7, number);
     let spoofs: [(&str, Vec<u8>); 9] = [
         ("another's address", frame(router, my_mac, IPV4, &packet(other.address, to(1), 0))),
@@ -85,12 +85,12 @@ fn a_guest_that_is_not_itself_gets_nowhere() {
             if dropped(&world) > before { Ok(()) } else { Err(format!("{before} frames")) }
         });
     }
-    // A spanning-tree packet with the other's MAC: it is not forwarded, and must not teach the bridge anything.
+    // A spanning-tree packet with the other VM's MAC: it is not forwarded, and must not teach the bridge anything.
     guest.send(&frame([1, 0x80, 0xc2, 0, 0, 0], other.mac, [0, 38], &[0x42, 0x42, 3]));
-    // An honest packet, but to the other's card instead of the router's, and the end of one that never began.
+    // A valid packet, but to the other VM's NIC instead of the router's; and a final fragment without a first.
     guest.send(&frame(other.mac, my_mac, IPV4, &packet(me, to(6), 0)));
     guest.send(&frame(router, my_mac, IPV4, &packet(me, to(7), 0x0010)));
-    // The same frame as all of those, without the lie, does arrive; so does what is sent to the other one.
+    // The same frame without the spoofing arrives; so do frames to the other VM.
     guest.send(&frame(router, my_mac, IPV4, &packet(me, to(200), 0)));
     outside.sees(to(200));
     other.reaches(INTERNET, 80);
@@ -98,7 +98,7 @@ fn a_guest_that_is_not_itself_gets_nowhere() {
     for number in 1..=7 {
         assert!(!outside.saw(to(number)) && !beside.saw(to(number)), "number {number} got through");
     }
-    // Both are who they were.
+    // Both still have their addresses.
     guest.reaches(INTERNET, 80);
     let neighbours = world.inside.command("ip neighbour show dev bb0n0");
     assert!(!neighbours.contains(&format!("{me} lladdr 02:62:0a:d5:00:03")), "{neighbours}");
@@ -106,7 +106,7 @@ fn a_guest_that_is_not_itself_gets_nowhere() {
     assert!(denied.denials.iter().all(|denial| denial.from == me || denial.from == other.address), "{denied:?}");
 }
 
-/// Packets larger than a card takes go in pieces, and a rule that has a port decides about all of them.
+/// Packets larger than the MTU are fragmented, and a rule with a port decides about all fragments.
 #[test]
 fn pieces_of_a_packet_go_where_the_packet_may() {
     if !banger_testkit::require("netns") {

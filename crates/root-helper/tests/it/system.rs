@@ -1,4 +1,4 @@
-//! The helper for a whole machine: its units, and what it does where others live too.
+//! System mode: the units, and the helper in a namespace used by others too.
 
 use crate::{
     guest::{Guest, SOON},
@@ -20,7 +20,7 @@ use std::{
 /// The worst exposure `systemd-analyze security` may find, in tenths: 2.5 of 10.
 const EXPOSURE: &str = "25";
 
-/// What the administrator of these machines gives to VMs.
+/// Block the administrator of these machines reserves for VMs.
 const POOL: &str = "10.192.0.0/11";
 
 #[test]
@@ -60,7 +60,7 @@ pub(crate) fn ask(stream: &mut UnixStream, request: &Request) -> Answer {
     framing::decode(&body).unwrap()
 }
 
-/// A namespace that plays a machine, with the helper behind a socket as systemd would start it.
+/// Namespace that plays a machine, with the helper behind a socket as systemd would start it.
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) space: NetNamespace,
@@ -68,8 +68,8 @@ pub(crate) struct Machine {
     _activated: Process,
 }
 
-/// The service as its unit has it: an ordinary user nobody knows, two capabilities, and no way to more; and a tap device
-/// that everybody may open, in a mount namespace of its own.
+/// Environment of the service, as its unit defines it: an ordinary unnamed user, two capabilities and no way to more;
+/// and a tap device that everybody may open, in a mount namespace of its own.
 const UNIT: &str = "set -e
 mount -t tmpfs -o mode=755,size=64k none /mnt
 mknod -m 666 /mnt/tun c 10 200
@@ -96,14 +96,14 @@ impl Machine {
         wait_until(SOON, "the socket", || UnixStream::connect(&self.socket).map_err(|error| error.to_string()))
     }
 
-    /// The same as another user.
+    /// Connects as another user.
     pub(crate) fn connect_as(&self, uid: u32) -> UnixStream {
         drop(self.connect());
         std::fs::set_permissions(&self.socket, std::fs::Permissions::from_mode(0o666)).unwrap();
         let socket = self.socket.clone();
         let connecting = std::thread::spawn(move || {
             let uid = rustix::process::Uid::from_raw(uid);
-            // Of this thread alone: the kernel remembers who it was that connected.
+            // Of this thread alone: the kernel records the credentials at connect.
             rustix::thread::set_thread_uid(uid).unwrap();
             UnixStream::connect(socket).unwrap()
         });
@@ -119,7 +119,7 @@ impl Drop for Machine {
 
 const MACHINE: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 2);
 
-/// Somebody who says hello on port 80 of an address.
+/// Server that says hello on port 80 of an address.
 fn serve(space: &NetNamespace, at: Ipv4Addr) {
     let listener = space.run(move || TcpListener::bind((at, 80)).unwrap());
     std::thread::spawn(move || listener.incoming().flatten().try_for_each(|mut stream| stream.write_all(b"hello")));
@@ -136,7 +136,7 @@ fn hears(space: &NetNamespace, to: Ipv4Addr) {
     assert_eq!(said, "hello", "{to}");
 }
 
-/// What came through before the other side hung up.
+/// Asserts that the other side closed the connection.
 fn hung_up(stream: &mut UnixStream) {
     stream.set_read_timeout(Some(SOON)).unwrap();
     let mut rest = Vec::new();
@@ -169,7 +169,7 @@ fn on_a_machine_with_others_only_guests_are_ruled() {
          ip link set out0 up",
         machine.space.path()
     ));
-    // The machine is one that forwards, and has rules of somebody else's.
+    // The machine forwards packets and has somebody else's rules.
     machine.space.commands(&format!(
         "ip address add {MACHINE}/24 dev eth0
          ip link set eth0 up
@@ -192,15 +192,15 @@ fn on_a_machine_with_others_only_guests_are_ruled() {
     for hook in ["forward", "input", "output"] {
         assert!(rules.contains(&format!("hook {hook} priority filter; policy accept;")), "{rules}");
     }
-    // Others go and come as before, whatever is closed to guests.
+    // Traffic of others is unaffected by what is closed to guests.
     for to in [INTERNET, LAN, MACHINE] {
         hears(&machine.space, to);
     }
     hears(&outside, MACHINE);
-    // A guest is ruled.
+    // A guest is restricted.
     let guest = Guest::at(&machine.space, 0, 0);
     guest.reaches(INTERNET, 80);
-    // Another conversation of the same user goes on where the first one is.
+    // Another connection of the same user continues with the first one's state.
     let mut second = machine.connect();
     assert_eq!(status(&mut second).vms, [vm(0)]);
     for to in [LAN, MACHINE] {
@@ -212,7 +212,7 @@ fn on_a_machine_with_others_only_guests_are_ruled() {
             if found { Ok(()) } else { Err(format!("{denials:?}")) }
         });
     }
-    // Nonsense ends one conversation only.
+    // An invalid frame ends only its connection.
     stream.write_all(b"\xff\xff\xff\xff").unwrap();
     hung_up(&mut stream);
     assert_eq!(ask(&mut second, &Request::Reconcile { vms: Vec::new() }), Answer::Done);
@@ -221,7 +221,7 @@ fn on_a_machine_with_others_only_guests_are_ruled() {
     hears(&outside, MACHINE);
 }
 
-/// A user says which block its VMs are in, and would be whoever else is there.
+/// A user chooses the VMs' block and must not be able to take other hosts' addresses.
 #[test]
 fn no_user_takes_an_address_that_somebody_has() {
     if !require("netns") || !require("systemd") || !require("root") {
@@ -244,12 +244,12 @@ fn no_user_takes_an_address_that_somebody_has() {
     let mut user = machine.connect_as(54_321);
     let ensure = |block: &str, network| Request::EnsureNetwork { block: block.parse().unwrap(), network, host: vec![] };
     for (block, words) in [
-        // The router and whoever else is on the link, a resolver behind the router, a closed block, an own address.
+        // The router and other hosts on the link, a resolver behind the router, a closed block, an own address.
         ("10.200.0.0/16", "somebody else's"),
         ("10.201.0.0/16", "somebody else's"),
         ("10.202.0.0/16", "somebody else's"),
         ("10.203.0.0/16", "somebody else's"),
-        // Where the machine's router leads to: what is not the administrator's to give.
+        // Destinations behind the machine's router, which are not the administrator's to give.
         ("10.8.0.0/16", "cut from 10.192.0.0/11"),
         ("192.168.0.0/16", "cut from 10.192.0.0/11"),
     ] {
@@ -258,13 +258,13 @@ fn no_user_takes_an_address_that_somebody_has() {
     }
     assert_eq!(rules_and_links(), before);
     assert!(matches!(ask(&mut user, &ensure("10.213.0.0/16", 0)), Answer::Done | Answer::Resolver));
-    // Its own bridges are no reason; what came since is.
+    // The user's own bridges do not matter; a new route does.
     assert!(matches!(ask(&mut user, &ensure("10.213.0.0/16", 1)), Answer::Done | Answer::Resolver));
     machine.space.command("ip route add 10.213.64.0/24 dev eth0");
     assert!(matches!(ask(&mut user, &ensure("10.213.0.0/16", 1)), Answer::Done | Answer::Resolver));
     let answer = ask(&mut user, &ensure("10.213.0.0/16", 2));
     assert!(matches!(&answer, Answer::Failed { reason } if reason.contains("10.213.64.0/24")), "{answer:?}");
-    // Who comes again, and is known by nothing but what is there, has one block still.
+    // A user who reconnects still has the same block, known only from the kernel.
     drop(user);
     let mut user = machine.connect_as(54_321);
     for block in ["10.203.0.0/16", "10.214.0.0/16"] {
@@ -278,14 +278,14 @@ fn no_user_takes_an_address_that_somebody_has() {
     assert!(!machine.space.command("ip -4 address").contains("10.214."));
 }
 
-/// Neither one user's many conversations nor many users' keep anybody out, and nobody has to be waited for.
+/// Neither many connections of one user nor those of many users keep others out, and nobody has to wait.
 #[test]
 fn nobody_keeps_others_out() {
     if !require("netns") || !require("systemd") || !require("root") {
         return;
     }
     let machine = Machine::new("fair");
-    // As many as one user may have, each of which stops in the middle of a request.
+    // As many as one user may have, each stopped in the middle of a request.
     let mut half: Vec<_> = (0..8).map(|_| machine.connect_as(54_321)).collect();
     for stream in &mut half {
         stream.write_all(b"\0\0").unwrap();
@@ -293,7 +293,7 @@ fn nobody_keeps_others_out() {
     hung_up(&mut machine.connect_as(54_321));
     let mut other = machine.connect_as(54_322);
     assert_eq!(status(&mut other).vms, []);
-    // They do not for ever, and then there is room.
+    // They time out, and then there is room.
     half.iter_mut().for_each(hung_up);
     let mut again = wait_until(SOON, "room for another one", || {
         let mut stream = machine.connect_as(54_321);
@@ -305,7 +305,7 @@ fn nobody_keeps_others_out() {
         Ok::<_, String>(stream)
     });
     drop(half);
-    // More users than there is room for, none of whom says anything: who came first and said nothing since goes.
+    // More users than there is room for, all silent: the one silent longest is closed.
     let crowd: Vec<_> = (0..200).map(|number| machine.connect_as(60_000 + number)).collect();
     assert_eq!(status(&mut machine.connect_as(54_323)).vms, []);
     hung_up(&mut again);

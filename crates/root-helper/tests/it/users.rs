@@ -1,4 +1,4 @@
-//! Ordinary users: the helper does for them what it does for root, and nobody gets at another's network.
+//! Ordinary users: the helper serves them like root, and no user can affect another's network.
 
 use crate::{
     guest::Guest,
@@ -32,7 +32,7 @@ fn two_users_do_not_see_each_other() {
     }
     one.helper.done(&attach(0, 0, policy(Base::Internet, &[], &[])));
     assert_eq!(two.helper.status().vms, []);
-    // The same VM id, the same address: another world.
+    // The same VM id and address, in another user's network.
     two.helper.done(&attach(0, 0, policy(Base::Nothing, &[], &["192.168.77.1:80"])));
     let (guest, closed) = (Guest::new(&one, 0, 0), Guest::new(&two, 0, 0));
     guest.reaches(INTERNET, 80);
@@ -40,7 +40,7 @@ fn two_users_do_not_see_each_other() {
     closed.is_denied(&mut two, INTERNET, 80);
     closed.reaches(LAN, 80);
     assert!(one.helper.status().denials.iter().all(|denial| denial.to == LAN));
-    // A helper that comes after another one, and rules that change: as for root.
+    // A new helper and changed rules work as for root.
     one.helper.process.kill();
     one.helper = Helper::start_as(Some(&first), &one.holder);
     one.helper.done(&crate::world::ensure(0));
@@ -49,7 +49,7 @@ fn two_users_do_not_see_each_other() {
     guest.is_denied(&mut one, INTERNET, 5432);
     two.helper.done(&Request::Reconcile { vms: Vec::new() });
     assert_eq!(one.helper.status().vms, [vm(0)]);
-    // By pid alone nobody else gets in: neither with the helper nor with programs of the system.
+    // Knowing the pid does not let another user in: neither with the helper nor with the system's programs.
     let mut intruder = Helper::start_as(Some(&second), &one.holder);
     let mut said = Vec::new();
     let _ = intruder.stream.read_to_end(&mut said);
@@ -70,7 +70,7 @@ fn two_users_do_not_see_each_other() {
         .output()
         .unwrap();
     assert!(!outsider.status.success());
-    // And a holder of the second user's cannot be put around the first one's namespace.
+    // A holder of the second user cannot join the first one's namespace.
     let joined = std::panic::catch_unwind(|| hold_as(Some(&second), Some(&one.holder)));
     assert!(joined.is_err());
     guest.reaches(INTERNET, 80);
@@ -96,7 +96,7 @@ fn one_helper_of_a_machine_keeps_its_users_apart() {
         other => panic!("{other:?}"),
     };
     assert_eq!(status(ask(&mut other, &Request::Status { of: None })).vms, []);
-    // What the other asks for, whatever it is, is done to its own things or not at all.
+    // Every request of the other user affects its own objects or is refused.
     for (request, refusal) in [
         (ensure("10.213.0.0/16"), Some("somebody else's")),
         (ensure("10.214.0.0/16"), None),

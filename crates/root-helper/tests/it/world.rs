@@ -1,4 +1,4 @@
-//! A holder, a helper, and around them everything a guest might want to reach.
+//! A holder, a helper, and servers for everything a guest might want to reach.
 //!
 //! ```text
 //!  outside ── veth ── up0 │ namespace of the holder │ bridges, taps ── guests
@@ -22,12 +22,12 @@ pub(crate) const INTERNET: Ipv4Addr = Ipv4Addr::new(9, 9, 9, 9);
 pub(crate) const LAN: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(5, 5, 5, 5);
-/// Where everybody of `outside` listens.
+/// Ports of all servers in `outside`.
 pub(crate) const PORTS: [u16; 2] = [80, 5432];
 
 pub(crate) const HELPER: &str = env!("CARGO_BIN_EXE_bangerd-root");
 
-/// A process of the helper's program that ends with the test.
+/// Process of the helper's program; ends with the test.
 #[derive(Debug)]
 pub(crate) struct Process(pub(crate) Child);
 
@@ -58,7 +58,7 @@ impl Drop for Process {
     }
 }
 
-/// The helper's program, for this process's user or for an ordinary one.
+/// Command for the helper's program, as this process's user or an ordinary one.
 fn program(user: Option<&User>) -> Command {
     let mut words = user.map(|user| user.launcher.prefix()).unwrap_or_default();
     words.push(user.map_or(HELPER.into(), |user| user.program.clone().into()));
@@ -67,7 +67,7 @@ fn program(user: Option<&User>) -> Command {
     command
 }
 
-/// A user nobody knows but by number, with a copy of the program and a tap device.
+/// Unnamed user with a copy of the program and a tap device.
 #[derive(Debug)]
 pub(crate) struct User {
     pub(crate) uid: u32,
@@ -92,7 +92,7 @@ impl Drop for User {
     }
 }
 
-/// A holder, of new namespaces or of a member's.
+/// Starts a holder, of new namespaces or of a member's.
 pub(crate) fn hold(member: Option<&Process>) -> Process {
     hold_as(None, member)
 }
@@ -108,7 +108,7 @@ pub(crate) fn hold_as(user: Option<&User>, member: Option<&Process>) -> Process 
     child
 }
 
-/// A helper and the way to it.
+/// Helper and the connection to it.
 #[derive(Debug)]
 pub(crate) struct Helper {
     pub(crate) process: Process,
@@ -130,7 +130,7 @@ impl Helper {
     pub(crate) fn ask(&mut self, request: &Request) -> Answer {
         self.stream.write_all(&framing::encode(request).unwrap()).unwrap();
         let mut header = [0; HEADER];
-        // Descriptors that come along are closed by the kernel: nobody receives them.
+        // Attached descriptors are closed by the kernel, because nobody receives them.
         self.stream.read_exact(&mut header).unwrap();
         let mut body = vec![0; framing::body_length(header).unwrap()];
         self.stream.read_exact(&mut body).unwrap();
@@ -152,14 +152,14 @@ impl Helper {
     }
 }
 
-/// All of it.
+/// The whole test environment.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) holder: Process,
     pub(crate) helper: Helper,
-    /// The namespace of the holder.
+    /// Namespace of the holder.
     pub(crate) inside: NetNamespace,
-    /// The internet, the LAN and whatever else is not banger's.
+    /// Namespace with the internet, the LAN and everything else that is not banger's.
     pub(crate) outside: NetNamespace,
 }
 
@@ -168,12 +168,12 @@ impl World {
         Self::of(None)
     }
 
-    /// That of an ordinary user.
+    /// Environment of an ordinary user.
     pub(crate) fn of(user: Option<&User>) -> Self {
         let holder = hold_as(user, None);
         let (helper, inside, outside) =
             (Helper::start_as(user, &holder), NetNamespace::of(holder.pid()), NetNamespace::new());
-        // A veth is made in one namespace and given to the other, by the pid of somebody in there.
+        // A veth is made in one namespace and moved to the other by the pid of a process there.
         outside.command(&format!("ip link add out0 type veth peer name up0 netns {}", holder.pid()));
         outside.commands(&format!(
             "ip address add 172.30.0.1/24 dev out0
@@ -197,14 +197,14 @@ impl World {
         world
     }
 
-    /// Kills the helper and starts another, which knows nothing.
+    /// Kills the helper and starts another without its state.
     pub(crate) fn replace_helper(&mut self) {
         self.helper.process.kill();
         self.helper = Helper::start(&self.holder);
         self.helper.done(&ensure(0));
     }
 
-    /// What is left in the kernel of VMs: taps, chains, sets and elements.
+    /// Objects of VMs left in the kernel: taps, chains, sets and elements.
     pub(crate) fn traces(&self) -> Vec<String> {
         let links = self.inside.command("ip -o link");
         let rules = self.inside.command("nft list ruleset");
@@ -214,10 +214,10 @@ impl World {
     }
 }
 
-/// Says hello to everybody, for ever.
+/// Says hello to every client, forever.
 fn serve(listener: &TcpListener) {
     for stream in listener.incoming() {
-        // Who asked may be gone.
+        // The client may be gone.
         let _ = stream.and_then(|mut stream| stream.write_all(b"hello"));
     }
 }
