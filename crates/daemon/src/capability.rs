@@ -40,10 +40,11 @@ use banger_proto::{
     name::VmId,
     network::Publish,
 };
-use std::{future::Future, path::PathBuf, pin::Pin, sync::Arc};
+use futures_util::future::BoxFuture;
+use std::{path::PathBuf, sync::Arc};
 
 /// Future returned by a capability's hook.
-pub(crate) type Hook<'a> = Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>>;
+pub(crate) type Hook<'a> = BoxFuture<'a, Result<(), Failure>>;
 
 /// One requirement of a VM. A hook that a capability does not override does nothing.
 pub(crate) trait Capability: Send + Sync {

@@ -42,7 +42,7 @@ impl<T> Sourced<T> {
     }
 
     /// Replaces the value by the request's own, if there is one.
-    pub(crate) fn unless(self, asked: Option<T>) -> Self {
+    pub(crate) fn overridden_by(self, asked: Option<T>) -> Self {
         asked.map_or(self, |value| Self::new(value, SettingSource::Flag))
     }
 }

@@ -100,7 +100,7 @@ pub fn run(ready: &mut ready::Ready) -> Result<(), StartError> {
     let layout = Layout::resolve(env, uid.as_raw()).ok_or(StartError::NoHome)?;
     directories::make(&layout, uid)?;
     let mut lock = Lock::take(&layout)?;
-    let config = Config::resolve(File::read(&layout.config_file())?, env, Host::look())?;
+    let config = Config::resolve(File::read(&layout.config_file())?, env, Host::detect())?;
     log::start(&layout.daemon_log(), config.log_level.value)?;
     let store = Store::open(&layout.database())?;
 

@@ -59,8 +59,8 @@ impl Host {
     /// This host.
     fn current(layout: Layout, env: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = env("PATH").unwrap_or_default();
-        let config =
-            File::read(&layout.config_file()).and_then(|file| Config::resolve(file, &env, crate::config::Host::look()));
+        let config = File::read(&layout.config_file())
+            .and_then(|file| Config::resolve(file, &env, crate::config::Host::detect()));
         Self {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
@@ -180,7 +180,7 @@ mod tests {
             let ours = |name: &str| program(&bin, name, &format!("{name} {}", env!("CARGO_PKG_VERSION")));
             let (shim, agent) = (ours("banger-shim"), ours("banger-vsock-agent"));
             let root_helper = ours("bangerd-root");
-            let config = Config::resolve(File::default(), |_| None, crate::config::Host::look());
+            let config = Config::resolve(File::default(), |_| None, crate::config::Host::detect());
             let host = Host {
                 layout,
                 uid: rustix::process::geteuid().as_raw(),

@@ -28,19 +28,19 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 }
 
 /// Failure with `error` as the message and its sources as causes. A full disk is `unavailable` wherever it happens.
-fn told(code: Code, error: &(dyn Error + 'static)) -> Failure {
+fn from_error(code: Code, error: &(dyn Error + 'static)) -> Failure {
     let mut failure = Failure::new(code, error.to_string());
     failure.causes = chain(error).skip(1).map(ToString::to_string).collect();
-    with_mishaps(failure, error)
+    with_common_causes(failure, error)
 }
 
 /// Failure with `message`, and `error` and its sources as causes.
 pub(crate) fn because(code: Code, message: impl Into<String>, error: &(dyn Error + 'static)) -> Failure {
-    with_mishaps(Failure::caused_by(code, message, error), error)
+    with_common_causes(Failure::caused_by(code, message, error), error)
 }
 
 /// Sets code and hints for errors that mean the same in every module: no space, no permission.
-fn with_mishaps(mut failure: Failure, error: &(dyn Error + 'static)) -> Failure {
+fn with_common_causes(mut failure: Failure, error: &(dyn Error + 'static)) -> Failure {
     if chain(error).any(is_full) {
         failure.code = Code::Unavailable;
         return no_room(failure);
@@ -72,17 +72,17 @@ pub(crate) fn io(what: &str, path: &Path, error: &io::Error) -> Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Newer { .. } => told(Code::Unsupported, &error)
+            StoreError::Newer { .. } => from_error(Code::Unsupported, &error)
                 .hint("install the newer version again, or move the state directory away to start afresh"),
-            StoreError::Taken(_) => told(Code::AlreadyExists, &error),
-            _ => told(Code::Internal, &error),
+            StoreError::Taken(_) => from_error(Code::AlreadyExists, &error),
+            _ => from_error(Code::Internal, &error),
         }
     }
 }
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let failure = told(Code::Invalid, &error);
+        let failure = from_error(Code::Invalid, &error);
         match &error {
             ConfigError::Syntax { .. } => failure.hint("docs/configuration.md lists every key"),
             _ => failure,
@@ -96,12 +96,12 @@ impl From<StartError> for Failure {
             StartError::Config(error) => error.into(),
             StartError::Store(error) => error.into(),
             StartError::Services(failure) => *failure,
-            error @ (StartError::NoHome | StartError::BadReadyFd) => told(Code::Invalid, &error),
+            error @ (StartError::NoHome | StartError::BadReadyFd) => from_error(Code::Invalid, &error),
             error @ StartError::NotOurs { .. } => {
-                told(Code::Denied, &error).hint("set XDG_RUNTIME_DIR to a directory of yours with mode 0700")
+                from_error(Code::Denied, &error).hint("set XDG_RUNTIME_DIR to a directory of yours with mode 0700")
             }
-            error @ (StartError::Held { .. } | StartError::RunHeld { .. }) => told(Code::Conflict, &error),
-            error => told(Code::Unavailable, &error),
+            error @ (StartError::Held { .. } | StartError::RunHeld { .. }) => from_error(Code::Conflict, &error),
+            error => from_error(Code::Unavailable, &error),
         }
     }
 }
@@ -110,17 +110,15 @@ impl From<NoVmm> for Failure {
     fn from(error: NoVmm) -> Self {
         match &error {
             NoVmm::Missing { package: Some(package), .. } => {
-                told(Code::Unavailable, &error).hint(format!("sudo apt install {package}"))
+                from_error(Code::Unavailable, &error).hint(format!("sudo apt install {package}"))
             }
-            NoVmm::Missing { package: None, .. } => told(Code::Unavailable, &error)
+            NoVmm::Missing { package: None, .. } => from_error(Code::Unavailable, &error)
                 .hint("a VM made with --vmm auto takes what works here, one with --vmm qemu needs no KVM")
                 .hint(format!("`{}` in config.toml says where the program is", error.key())),
-            NoVmm::Unfit { .. } | NoVmm::TooOld { .. } => {
-                told(Code::Unsupported, &error).hint(format!("`{}` in config.toml names another program", error.key()))
-            }
-            NoVmm::Broken { .. } => {
-                told(Code::Unavailable, &error).hint(format!("`{}` in config.toml names another program", error.key()))
-            }
+            NoVmm::Unfit { .. } | NoVmm::TooOld { .. } => from_error(Code::Unsupported, &error)
+                .hint(format!("`{}` in config.toml names another program", error.key())),
+            NoVmm::Broken { .. } => from_error(Code::Unavailable, &error)
+                .hint(format!("`{}` in config.toml names another program", error.key())),
         }
     }
 }
@@ -132,9 +130,9 @@ impl From<ShimError> for Failure {
             ShimError::NotStarted(_) | ShimError::Program { .. } => because(Code::Unavailable, message, &error),
             ShimError::Slow(_) => because(Code::Timeout, message, &error),
             ShimError::AlreadyRunning(_) | ShimError::Lingering(_) => because(Code::Conflict, message, &error),
-            ShimError::Ended(_) => told(Code::Guest, &error),
-            ShimError::Port { .. } => told(Code::Conflict, &error).hint("-p 0:GUEST takes a port that is free"),
-            ShimError::Io(_) => told(Code::Internal, &error),
+            ShimError::Ended(_) => from_error(Code::Guest, &error),
+            ShimError::Port { .. } => from_error(Code::Conflict, &error).hint("-p 0:GUEST takes a port that is free"),
+            ShimError::Io(_) => from_error(Code::Internal, &error),
         }
     }
 }
@@ -155,7 +153,7 @@ impl Explain for KernelError {
             Self::Pull { .. } | Self::Corrupt { .. } => Code::Unavailable,
             _ => Code::Internal,
         };
-        let failure = told(code, &self);
+        let failure = from_error(code, &self);
         match (&self, self.missing_program()) {
             (_, Some((_, package))) => missing(failure, package),
             (Self::NotFound { .. }, _) => failure.hint("`banger kernel list` shows the kernels on this host"),
@@ -176,7 +174,7 @@ impl Explain for ImageError {
         }
         if let Self::Oci(error) = self.root() {
             let (code, hints) = of_oci(error);
-            return hints.into_iter().fold(told(code, &self), Failure::hint);
+            return hints.into_iter().fold(from_error(code, &self), Failure::hint);
         }
         let code = match &self {
             Self::NotFound { .. } => Code::NotFound,
@@ -188,7 +186,7 @@ impl Explain for ImageError {
             Self::Pull { .. } | Self::Build { .. } | Self::Corrupt { .. } => Code::Unavailable,
             _ => Code::Internal,
         };
-        let mut failure = told(code, &self);
+        let mut failure = from_error(code, &self);
         if self.is_out_of_space() && failure.hints.is_empty() {
             failure.code = Code::Unavailable;
             failure = no_room(failure);
@@ -299,7 +297,7 @@ impl Explain for DiskError {
             Self::Cancelled(_) => return cancelled("the creation of a work disk"),
             _ => Code::Internal,
         };
-        let failure = told(code, &self);
+        let failure = from_error(code, &self);
         match self {
             Self::Format(ProgramError::Missing { package, .. }) => missing(failure, package),
             _ => failure,

@@ -22,7 +22,7 @@
 //! GET    /v1/vms/{ref}/guest[?look=true] → vm::GuestEndpoint, when the agent answers; counts as a use of the VM
 //!                                         unless it is only to have a look
 //! POST   /v1/vms/{ref}/ssh              → ssh::SshAccess; keys are made when they are first asked for
-//! PUT    /v1/vms/{ref}/workspace workspace::RecordWorkspace → workspace::Workspace: what was brought into the guest
+//! PUT    /v1/vms/{ref}/workspace workspace::RecordWorkspace → workspace::Workspace: the imported repository
 //! GET    /v1/vms/{ref}/stats            → vm::VmStats
 //! GET    /v1/vms/{ref}/ports            → [vm::VmPort]
 //! GET    /v1/vms/{ref}/egress           → vm::Egress

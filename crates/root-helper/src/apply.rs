@@ -7,7 +7,7 @@ use std::{
 };
 
 /// Most bytes of nft's stderr repeated in an error.
-const MAX_WORDS: usize = 1000;
+const MAX_STDERR: usize = 1000;
 
 /// The `nft` program.
 #[derive(Debug, Clone)]
@@ -40,6 +40,6 @@ impl Nft {
 }
 
 fn refused(stderr: &[u8]) -> io::Error {
-    let words: String = String::from_utf8_lossy(stderr).trim().chars().take(MAX_WORDS).collect();
+    let words: String = String::from_utf8_lossy(stderr).trim().chars().take(MAX_STDERR).collect();
     io::Error::other(format!("nft refused the rules: {words}"))
 }

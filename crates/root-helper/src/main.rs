@@ -2,8 +2,7 @@
 //! ```text
 //! bangerd-root hold [PID START]     makes banger's namespaces, or joins those of that process, and keeps them
 //! bangerd-root serve PID START      serves the socket on stdin, inside the namespaces of that process
-//! bangerd-root system BLOCK         the same on systemd's socket in the host's namespace; networks are cut from this
-//! block
+//! bangerd-root system BLOCK         the same on systemd's socket, in the host's namespace; networks are cut from BLOCK
 //! bangerd-root --version            prints the version
 //! ```
 

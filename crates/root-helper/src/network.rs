@@ -26,7 +26,7 @@ use std::{
 };
 
 /// Answer and the descriptors attached to it.
-type Answered = io::Result<(Answer, Vec<OwnedFd>)>;
+type Reply = io::Result<(Answer, Vec<OwnedFd>)>;
 /// Port of the resolver.
 const DNS: u16 = 53;
 
@@ -94,7 +94,7 @@ impl Host {
         result.unwrap_or_else(|error| (Answer::Failed { reason: error.to_string() }, Vec::new()))
     }
 
-    fn ensure(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr]) -> Answered {
+    fn ensure(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr]) -> Reply {
         if let Scope::Machine(pool) = self.scope
             && !(pool.contains(block.first()) && pool.prefix() <= block.prefix())
         {
@@ -112,7 +112,7 @@ impl Host {
     }
 
     /// Makes the network. The tables come last: a failure before them has changed no rule.
-    fn build(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr], made: &mut Vec<u32>) -> Answered {
+    fn build(&mut self, block: Cidr, network: u8, host: &[Ipv4Addr], made: &mut Vec<u32>) -> Reply {
         if self.scope == Scope::OwnNamespace
             && let Some(lo) = link::find(&mut self.netlink, "lo")?
         {
@@ -137,12 +137,12 @@ impl Host {
     fn bridge(&mut self, block: Cidr, network: u8, made: &mut Vec<u32>) -> io::Result<()> {
         let (name, alias) = (self.owner.bridge(network), self.owner.bridge_alias(network));
         let gateway = gateway(block, network)?;
-        self.nobody_elses(block, gateway)?;
+        self.ensure_block_free(block, gateway)?;
         let is_new = link::find(&mut self.netlink, &name)?.is_none();
         if is_new {
             link::add_bridge(&mut self.netlink, &name, names::mac(gateway).0, &alias)?;
         }
-        let bridge = self.ours(&name, &alias)?;
+        let bridge = self.find_ours(&name, &alias)?;
         made.extend(is_new.then_some(bridge.index));
         route::add_address(&mut self.netlink, bridge.index, gateway, NETWORK_PREFIX)?;
         link::set_up(&mut self.netlink, bridge.index)
@@ -151,7 +151,7 @@ impl Host {
     /// Refuses a block that others use. In banger's own namespace only the gateway's address must be free or ours; in
     /// the host's namespace the whole block must be: its user chose it and would otherwise pose as a router or resolver
     /// of others.
-    fn nobody_elses(&mut self, block: Cidr, gateway: Ipv4Addr) -> io::Result<()> {
+    fn ensure_block_free(&mut self, block: Cidr, gateway: Ipv4Addr) -> io::Result<()> {
         let wanted = if self.scope == Scope::OwnNamespace { Cidr::host(gateway) } else { block };
         let links = link::list(&mut self.netlink)?;
         let own = links.iter().filter(|link| self.network_of(link).is_some()).map(|link| link.index);
@@ -180,7 +180,7 @@ impl Host {
     }
 
     /// Link of this name, if it is marked as ours.
-    fn ours(&mut self, name: &str, alias: &str) -> io::Result<Link> {
+    fn find_ours(&mut self, name: &str, alias: &str) -> io::Result<Link> {
         let link = link::find(&mut self.netlink, name)?.ok_or(io::ErrorKind::NotFound)?;
         if link.alias.as_deref() == Some(alias) {
             return Ok(link);
@@ -214,7 +214,7 @@ impl Host {
             tap.keep()?;
             link
         } else {
-            self.ours(&name, &alias)?
+            self.find_ours(&name, &alias)?
         };
         let change = rules::attach(self.owner, address, &attachment, known.as_ref());
         let placed = self.bring_up(&tap, address, &attachment, &change);
@@ -230,7 +230,7 @@ impl Host {
     /// Connects a tap to its bridge and applies its rules before the link goes up.
     fn bring_up(&mut self, tap: &Link, address: Ipv4Addr, attachment: &Attachment, change: &Change) -> io::Result<()> {
         let bridge = self.owner.bridge(attachment.network);
-        let bridge = self.ours(&bridge, &self.owner.bridge_alias(attachment.network))?;
+        let bridge = self.find_ours(&bridge, &self.owner.bridge_alias(attachment.network))?;
         if tap.master != Some(bridge.index) {
             link::set_master(&mut self.netlink, tap.index, bridge.index)?;
         }
@@ -261,7 +261,7 @@ impl Host {
         let (name, alias) = (names::tap(vm), self.owner.tap_alias(vm));
         let attached = self.find_attached(vm)?;
         if link::find(&mut self.netlink, &name)?.is_some() {
-            let tap = self.ours(&name, &alias)?;
+            let tap = self.find_ours(&name, &alias)?;
             link::delete(&mut self.netlink, tap.index)?;
         }
         if let Some(attached) = attached {
@@ -305,7 +305,7 @@ impl Host {
             }
         }
         if everything {
-            self.nft.apply(&rules::nothing(self.owner))?;
+            self.nft.apply(&rules::delete_tables(self.owner))?;
             self.block = None;
             self.attached.clear();
         }

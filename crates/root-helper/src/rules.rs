@@ -29,7 +29,7 @@ use std::{fmt::Write, net::Ipv4Addr, time::Duration};
 const MAX_DENIALS: (u32, u32) = (65_536, 16_384);
 /// Burst of one VM's denied packets that is recorded, and the rate per second after it: no VM fills the record of other
 /// VMs' denials.
-const NOTED: (u32, u32) = (256, 1);
+const DENIAL_BURST: (u32, u32) = (256, 1);
 /// How long denials are kept, in seconds.
 pub(crate) const DENIALS_KEPT: u32 = 3600;
 /// Most addresses learned for one VM at a time.
@@ -66,7 +66,7 @@ pub fn tables(owner: Owner, scope: Scope, block: Cidr, network: u8, host: &[Ipv4
         Scope::OwnNamespace => "drop",
         Scope::Machine(_) => "accept",
     };
-    let ((ports, others_kept), (burst, rate)) = (MAX_DENIALS, NOTED);
+    let ((ports, others_kept), (burst, rate)) = (MAX_DENIALS, DENIAL_BURST);
     let resolver = names::gateway(block, 0).expect("a checked block has a first gateway");
     let mut text = format!(
         r#"add table inet {table}
@@ -145,14 +145,14 @@ pub fn attach(owner: Owner, address: Ipv4Addr, attachment: &Attachment, current:
     let known = had_own_chain && current.is_some_and(|attached| attached.fingerprint == Some(rules));
     let (chain, comment) = match policy.base {
         _ if !plain && !known => {
-            return Change::Text(with_rules(owner, address, attachment, current.is_some(), rules));
+            return Change::Text(own_chain(owner, address, attachment, current.is_some(), rules));
         }
-        _ if !plain => (own.as_str(), owner.tap_alias(vm) + &mark(rules)),
+        _ if !plain => (own.as_str(), owner.tap_alias(vm) + &fingerprint_comment(rules)),
         Base::Internet => (names::INTERNET, owner.tap_alias(vm)),
         Base::Nothing => (names::NOTHING, owner.tap_alias(vm)),
     };
     if plain && had_own_chain {
-        return Change::Text(no_rules(owner, vm, address) + &elements(owner, vm, address, chain, ""));
+        return Change::Text(delete_own_chain(owner, vm, address) + &elements(owner, vm, address, chain, ""));
     }
     let element = Element {
         key: address.octets().to_vec(),
@@ -171,7 +171,7 @@ pub fn attach(owner: Owner, address: Ipv4Addr, attachment: &Attachment, current:
 }
 
 /// Renders the VM's chain anew and the map element that leads to it.
-fn with_rules(owner: Owner, address: Ipv4Addr, attachment: &Attachment, stands: bool, rules: u64) -> String {
+fn own_chain(owner: Owner, address: Ipv4Addr, attachment: &Attachment, stands: bool, rules: u64) -> String {
     let (table, vm, policy) = (owner.table(), &attachment.vm, &attachment.policy);
     let chain = names::chain(vm);
     let mut text = format!("add chain inet {table} {chain}\nflush chain inet {table} {chain}\n");
@@ -184,11 +184,11 @@ fn with_rules(owner: Owner, address: Ipv4Addr, attachment: &Attachment, stands: 
     if stands {
         let _ = writeln!(text, "delete element inet {table} vms {{ {address} }}");
     }
-    text + &elements(owner, vm, address, &chain, &mark(rules))
+    text + &elements(owner, vm, address, &chain, &fingerprint_comment(rules))
 }
 
 /// Part of the element's comment that identifies the rules of a VM's own chain.
-fn mark(rules: u64) -> String {
+fn fingerprint_comment(rules: u64) -> String {
     format!(" rules {rules:x}")
 }
 
@@ -256,7 +256,7 @@ pub fn detach(owner: Owner, attached: &AttachedVm) -> Change {
              delete element bridge {table} taps {{ \"{tap}\" }}\n\
              add element bridge {table} owners {{ {owned} }}\n\
              delete element bridge {table} owners {{ {owned} }}\n",
-            no_rules(owner, vm, *address)
+            delete_own_chain(owner, vm, *address)
         ));
     }
     let mut edits = vec![owner.set(names::VMS).remove(vec![address.octets().to_vec()])];
@@ -266,7 +266,7 @@ pub fn detach(owner: Owner, attached: &AttachedVm) -> Change {
 }
 
 /// Deletes a VM's own chain and the map element that leads to it.
-fn no_rules(owner: Owner, vm: &VmId, address: Ipv4Addr) -> String {
+fn delete_own_chain(owner: Owner, vm: &VmId, address: Ipv4Addr) -> String {
     let (table, chain) = (owner.table(), names::chain(vm));
     format!(
         "delete element inet {table} vms {{ {address} }}\nflush chain inet {table} {chain}\n\
@@ -289,7 +289,7 @@ fn learned_sets(owner: Owner, vm: &VmId, and: &str) -> String {
 }
 
 /// Deletes the user's tables.
-pub fn nothing(owner: Owner) -> String {
+pub fn delete_tables(owner: Owner) -> String {
     let table = owner.table();
     ["inet", "bridge"].map(|family| format!("add table {family} {table}\ndelete table {family} {table}\n")).concat()
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// How long the rest of a frame may take once it has begun, and the sending of an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Most descriptors attached to one answer.
 const MAX_DESCRIPTORS: usize = 2;
 
@@ -38,7 +38,7 @@ pub fn read(stream: &mut impl Read) -> io::Result<Option<Request>> {
 
 /// Serves requests until the peer closes the connection.
 pub fn serve(mut stream: &UnixStream, mut carry_out: impl FnMut(Request) -> (Answer, Vec<OwnedFd>)) -> io::Result<()> {
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     while let Some(request) = read(&mut Frame { stream, until: None })? {
         let (answer, descriptors) = carry_out(request);
         write(&mut stream, &answer, &descriptors)?;
@@ -60,7 +60,7 @@ impl Read for Frame<'_> {
         }
         self.stream.set_read_timeout(left)?;
         let count = self.stream.read(buffer)?;
-        self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        self.until.get_or_insert_with(|| Instant::now() + TIMEOUT);
         Ok(count)
     }
 }

@@ -76,7 +76,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 }
 
 /// Runs work that must not be abandoned half way: it continues when the client disconnects.
-pub(super) async fn whole<T: Send + 'static>(
+pub(super) async fn uncancelled<T: Send + 'static>(
     work: impl Future<Output = Result<T, Failure>> + Send + 'static,
 ) -> Result<T, Failure> {
     let done = tokio::spawn(work.in_current_span()).await;

@@ -36,7 +36,7 @@ pub(super) struct Available {
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Look {
+pub(super) struct ShowKernel {
     /// Whether to compare every byte with the manifest.
     #[serde(default)]
     verify: bool,
@@ -48,7 +48,7 @@ pub(super) struct Look {
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Dry {
+pub(super) struct DryRun {
     /// Whether only to report what would be removed.
     #[serde(default)]
     dry_run: bool,
@@ -134,13 +134,13 @@ pub(super) async fn bundle_image(
 }
 
 /// Removes layers from the cache that no pull is reading.
-#[utoipa::path(post, path = "/v1/images/cache/prune", tag = "image", params(Dry),
+#[utoipa::path(post, path = "/v1/images/cache/prune", tag = "image", params(DryRun),
     responses((status = 200, body = CachePruned), (status = "4XX", body = Failure)))]
 pub(super) async fn prune_cache(
     State(context): State<Shared>,
-    dry: Result<Query<Dry>, QueryRejection>,
+    dry: Result<Query<DryRun>, QueryRejection>,
 ) -> Result<Json<CachePruned>, Refusal> {
-    let Dry { dry_run } = query(dry)?;
+    let DryRun { dry_run } = query(dry)?;
     Ok(Json(context.services.images.prune_cache(dry_run).await?))
 }
 
@@ -172,14 +172,14 @@ pub(super) async fn kernel_catalogs(State(context): State<Shared>) -> Json<Vec<K
 }
 
 /// Shows one kernel.
-#[utoipa::path(get, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path), Look),
+#[utoipa::path(get, path = "/v1/kernels/{name}", tag = "kernel", params(("name" = String, Path), ShowKernel),
     responses((status = 200, body = Kernel), (status = "4XX", body = Failure)))]
 pub(super) async fn kernel(
     State(context): State<Shared>,
     Named(name): Named,
-    look: Result<Query<Look>, QueryRejection>,
+    look: Result<Query<ShowKernel>, QueryRejection>,
 ) -> Result<Json<Kernel>, Refusal> {
-    let Look { verify, here } = query(look)?;
+    let ShowKernel { verify, here } = query(look)?;
     let (images, name) = (&context.services.images, kernel_name(&name)?);
     if here {
         images.ensure_kernel_here(&name).await?;

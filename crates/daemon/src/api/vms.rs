@@ -3,7 +3,7 @@
 use super::{
     Shared,
     accept::Peer,
-    answer::{Body, Named, Refusal, query, whole},
+    answer::{Body, Named, Refusal, query, uncancelled},
     events::stream_of,
 };
 use crate::{
@@ -67,7 +67,7 @@ pub(super) struct Logs {
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Look {
+pub(super) struct GuestQuery {
     /// Whether the request does not count as a use of the VM.
     #[serde(default)]
     look: bool,
@@ -186,14 +186,14 @@ pub(super) async fn kill(
 }
 
 /// Returns the endpoint of a VM's agent, when it answers.
-#[utoipa::path(get, path = "/v1/vms/{ref}/guest", tag = "vm", params(("ref" = String, Path), Look),
+#[utoipa::path(get, path = "/v1/vms/{ref}/guest", tag = "vm", params(("ref" = String, Path), GuestQuery),
     responses((status = 200, body = GuestEndpoint), (status = "4XX", body = Failure)))]
 pub(super) async fn guest(
     State(context): State<Shared>,
     Named(vm): Named,
-    look: Queried<Look>,
+    look: Queried<GuestQuery>,
 ) -> Result<Json<GuestEndpoint>, Refusal> {
-    let Look { look } = query(look)?;
+    let GuestQuery { look } = query(look)?;
     Ok(Json(context.services.vms.guest(&vm, look).await?))
 }
 
@@ -215,7 +215,7 @@ pub(super) async fn ports(State(context): State<Shared>, Named(vm): Named) -> Re
 #[utoipa::path(get, path = "/v1/vms/{ref}/egress", tag = "vm", params(("ref" = String, Path)),
     responses((status = 200, body = Egress), (status = "4XX", body = Failure)))]
 pub(super) async fn egress(State(context): State<Shared>, Named(vm): Named) -> Result<Json<Egress>, Refusal> {
-    Ok(Json(whole(async move { context.services.vms.egress(&vm).await }).await?))
+    Ok(Json(uncancelled(async move { context.services.vms.egress(&vm).await }).await?))
 }
 
 /// Streams the serial console's bytes, as the guest wrote them.

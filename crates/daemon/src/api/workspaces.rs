@@ -2,7 +2,7 @@
 
 use super::{
     Shared,
-    answer::{Body, Named, Refusal, whole},
+    answer::{Body, Named, Refusal, uncancelled},
 };
 use axum::{Json, extract::State};
 use banger_proto::{
@@ -29,5 +29,5 @@ pub(super) async fn record(
     responses((status = 200, body = SshAccess), (status = "4XX", body = Failure)))]
 pub(super) async fn ssh(State(context): State<Shared>, Named(vm): Named) -> Result<Json<SshAccess>, Refusal> {
     let row = context.services.vms.find(&vm).await?;
-    Ok(Json(whole(async move { context.services.ssh.access(&row).await }).await?))
+    Ok(Json(uncancelled(async move { context.services.ssh.access(&row).await }).await?))
 }

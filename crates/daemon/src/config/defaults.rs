@@ -25,7 +25,7 @@ pub struct Host {
 
 impl Host {
     /// Reads the size of this host.
-    pub fn look() -> Self {
+    pub fn detect() -> Self {
         let cpus = std::thread::available_parallelism().map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
         Self { cpus, memory: memory_line("MemTotal:").unwrap_or(ByteSize(0)) }
     }

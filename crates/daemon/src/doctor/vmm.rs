@@ -135,7 +135,7 @@ mod tests {
         let missing = bench.temp.path().join("no-qemu");
         let text = format!("qemu_bin = {missing:?}");
         let file = crate::config::File::parse(&text, "/c".as_ref()).unwrap();
-        bench.host.config = Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
+        bench.host.config = Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::detect()).unwrap());
         let (verdict, text) = bench.run(&VmmCheck).await.remove(0);
         assert!(verdict == Verdict::Fail && text.contains("no-qemu"), "{text}");
         assert!(text.contains("apt install") || text.contains("qemu_bin"), "{text}");
@@ -149,7 +149,7 @@ mod tests {
             let program = bench.install("firecracker", &format!("Firecracker v{version}"));
             let file = crate::config::File::parse(&format!("firecracker_bin = {program:?}"), "/c".as_ref()).unwrap();
             bench.host.config =
-                Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
+                Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::detect()).unwrap());
             bench.run(&VmmCheck).await.into_iter().find(|(_, text)| text.contains("\"Firecracker ")).unwrap()
         };
         for (version, why) in [("1.11.0", "1.12.0 is the oldest"), ("1.16.0", "after a restore"), ("1.16.1", "hang")] {
@@ -166,7 +166,7 @@ mod tests {
         bench.install("banger-shim", probe);
         bench.write("dev/kvm", "");
         let file = crate::config::File::parse(&format!("qemu_bin = {qemu:?}\nvmm = \"qemu\""), "/c".as_ref()).unwrap();
-        bench.host.config = Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::look()).unwrap());
+        bench.host.config = Ok(crate::config::Config::resolve(file, |_| None, crate::config::Host::detect()).unwrap());
     }
 
     #[tokio::test]

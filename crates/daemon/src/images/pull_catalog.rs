@@ -66,7 +66,7 @@ impl ImageService {
         }
         let id = image.manifest.id;
         let (removal_lock, image) = loop {
-            // From here on nobody names the image otherwise or deletes it.
+            // From here on no other operation names or deletes the image.
             let removal_lock = self.claim(&called, &id, &claim).await?;
             let image = match (&request.kernel, &offered) {
                 (Some(asked), _) => self.choose_kernel(&id, asked).await?,

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!  first attach   holder → record → helper → tables, bridge, resolver → pasta
-//! holder dies    another joins the same namespace through a VM's VMM (or the helper) that is still in it
-//! pasta dies     another, after a growing pause
-//! helper dies    another; it is told of every VM again, which changes nothing that is right
-//! it fails       retried after a growing pause as long as a VM is attached, whatever else dies meanwhile
-//! last detach    all of it ends, after a while in which the next VM may come
+//!  holder dies    another joins the same namespace through a VM's VMM (or the helper) that is still in it
+//!  pasta dies     another, after a growing pause
+//!  helper dies    another; it is told of every VM again, which changes nothing that is right
+//!  it fails       retried after a growing pause as long as a VM is attached, whatever else dies meanwhile
+//!  last detach    all of it ends, after a while in which the next VM may come
 //! ```
 
 mod retry;

@@ -254,7 +254,7 @@ fn check_not_an_id(name: &VmName) -> Result<(), Failure> {
 /// Returns the network that the VM requests, checked.
 fn wanted_network(config: &Config, request: &CreateVm) -> Result<NetworkSpec, Failure> {
     let network = NetworkSpec {
-        nat: config.nat.clone().unless(request.nat).value,
+        nat: config.nat.clone().overridden_by(request.nat).value,
         allow: request.allow.clone(),
         deny: request.deny.clone(),
         name: request.network.clone(),

@@ -27,10 +27,10 @@ pub(super) struct Shape {
 
 /// Resolves and checks the sizes of a request.
 pub(super) fn shape(request: &CreateVm, config: &Config) -> Result<Shape, Failure> {
-    let vcpu = config.vcpu.clone().unless(request.vcpu);
-    let memory = config.memory.clone().unless(request.memory);
-    let disk_size = config.disk_size.clone().unless(request.disk_size);
-    let init = config.init.clone().unless(request.init);
+    let vcpu = config.vcpu.clone().overridden_by(request.vcpu);
+    let memory = config.memory.clone().overridden_by(request.memory);
+    let disk_size = config.disk_size.clone().overridden_by(request.disk_size);
+    let init = config.init.clone().overridden_by(request.init);
     check(Sizes { vcpu: vcpu.value, memory: memory.value, disk_size: disk_size.value })?;
     let sources = BTreeMap::from([
         ("vcpu".to_owned(), said(vcpu.source)),

@@ -7,7 +7,7 @@
 //! POST /shutdown   Shutdown       → 202 once it began or where it had; sync comes first
 //! GET  /archive?path=/abs/path    → a tar stream of the file or directory, entries named from its last component
 //! PUT  /archive?path=/abs/dir     ← a tar stream, unpacked below that directory
-//! GET  /workspace?path=…          → what stands there (see `workspace`)
+//! GET  /workspace?path=…          → what is at the path (see `workspace`)
 //! PUT  /workspace?path=…          ← a repository
 //! GET  /exec                      → WebSocket (see `exec`)
 //! CONNECT 127.0.0.1:<port>        → 200, then a byte stream to that port in the guest

@@ -1,8 +1,8 @@
 //! The byte pipe between host and guest: session handshake and stream headers.
 //!
 //! The pipe is a virtio-serial port (QEMU), or a vsock connection (Firecracker) that the host makes to [`LINK_PORT`] of
-//! the guest after somebody in the guest knocked at [`KNOCK_PORT`] of the host: any process may knock, only root can
-//! listen on a port this low. It carries:
+//! the guest after a process in the guest connected to [`KNOCK_PORT`] of the host: any process may do that, but only
+//! root can listen on a port this low. It carries:
 //!
 //! ```text
 //! host  → guest   HELLO (16 bytes) nonce (16 bytes)        repeated until answered; repeats are skipped

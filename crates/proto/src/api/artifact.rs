@@ -202,7 +202,7 @@ pub struct ImageBundle {
     pub entry: serde_json::Value,
 }
 
-/// What was removed from the cache of layers, or would be. Field names are stable.
+/// Result of `POST /v1/images/cache/prune`: what was removed, or would be. Field names are stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CachePruned {
@@ -219,27 +219,27 @@ pub struct CachePruned {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RegisterImage {
-    /// What it is called from now on.
+    /// Name to give it.
     pub name: ImageName,
-    /// An ext4 file, used where it lies.
+    /// Path of an ext4 file, which is used in place.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub rootfs: PathBuf,
-    /// The kernel it recommends; excludes the other three.
+    /// Kernel it recommends; excludes the other three.
     #[serde(default)]
     pub kernel: Option<KernelName>,
-    /// A kernel file, imported under the image's name.
+    /// Path of a kernel file, imported under the image's name.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub kernel_file: Option<PathBuf>,
-    /// That kernel's initrd.
+    /// Path of the kernel's initrd.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub initrd: Option<PathBuf>,
-    /// That kernel's modules.
+    /// Path of the kernel's modules.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub modules: Option<PathBuf>,
-    /// Points a name that another image has at this one, and replaces a kernel imported under it.
+    /// Takes the name from another image, and replaces a kernel imported under it.
     #[serde(default)]
     pub force: bool,
 }
@@ -249,21 +249,21 @@ pub struct RegisterImage {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ImportKernel {
-    /// What it is called from now on.
+    /// Name to give it.
     pub kernel: KernelName,
-    /// A directory, a Debian package or a kernel file; absolute.
+    /// Path of a directory, a Debian package or a kernel file; absolute.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub from: PathBuf,
-    /// Who makes it.
+    /// Distribution that makes it.
     #[serde(default)]
     pub distro: Option<String>,
-    /// The processor, which has to be the host's.
+    /// Architecture, which must be the host's.
     #[serde(default)]
     pub arch: Option<String>,
-    /// `uname -r`, for a kernel that does not say it.
+    /// `uname -r`, for a kernel that does not contain it.
     #[serde(default)]
     pub kernel_version: Option<String>,
-    /// Replaces a kernel of that name.
+    /// Whether to replace a kernel with that name.
     #[serde(default)]
     pub force: bool,
 }
@@ -273,9 +273,9 @@ pub struct ImportKernel {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PullKernel {
-    /// A catalog name.
+    /// Name in a catalog.
     pub kernel: KernelName,
-    /// Pull again what is there.
+    /// Whether to pull a kernel again that is here.
     #[serde(default)]
     pub force: bool,
 }

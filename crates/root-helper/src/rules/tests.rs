@@ -37,7 +37,7 @@ fn a_vm_as_text() {
         ("instead of the shared chain", attach(owner, address, &attachment, Some(&shared))),
         ("the shared chain instead", attach(owner, address, &plain, Some(&own))),
         ("gone", detach(owner, &own)),
-        ("no tables", Change::Text(nothing(owner))),
+        ("no tables", Change::Text(delete_tables(owner))),
     ];
     let text = text.map(|(what, change)| match change {
         Change::Text(text) => format!("# {what}\n{text}"),

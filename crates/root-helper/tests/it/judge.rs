@@ -58,7 +58,7 @@ pub(crate) fn request(owner: Owner, request: &Request) {
         Request::Reconcile { vms } => vms.iter().for_each(|vm| detach(owner, vm)),
         Request::Status { .. } => {}
     }
-    for line in rules::nothing(owner).lines() {
+    for line in rules::delete_tables(owner).lines() {
         assert!(line.ends_with(&owner.table()), "{line}");
     }
 }

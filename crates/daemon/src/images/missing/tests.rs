@@ -1,4 +1,4 @@
-//! What is said of images that are lost, and whose word is taken for them.
+//! Messages about lost images, and which sources may replace them.
 
 use super::*;
 use crate::{
@@ -11,7 +11,7 @@ use banger_artifacts::job::Cancel;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 
-/// What there is to say to whoever has the image's bytes from a bundle of `entry`, once everybody was asked.
+/// Failure for a bundle of `entry` that would replace the image, after all catalogs were asked.
 async fn missed(store: &Store, offers: &Arc<ImageOffers>, id: &ImageId, entry: &ImageName) -> Option<Failure> {
     let dependents = Dependents::new(store.clone(), Arc::clone(offers), entry.clone());
     dependents.ask(id).await.unwrap();
@@ -40,15 +40,15 @@ async fn a_lost_images_own_name_leads_to_no_strangers() {
         assert_eq!((lost.code, &*lost.message), (Code::Unavailable, "image mine was lost when this host went down"));
         assert!(lost.hints[0].contains("banger image pull registry.local/app:latest --name mine"), "{lost}");
     }
-    // What is asked about is what was here, whoever gave the name.
+    // A reference means the lost image, whoever gave it the name.
     assert_eq!(
         service.resolve("usual").await.unwrap_err().message,
         "image usual:latest was lost when this host went down"
     );
-    // What its source is called comes from there again.
+    // A name given by the source leads there again.
     assert_eq!(service.proper_name(&"usual".parse().unwrap()).await.unwrap(), usual);
     service.ensure_deletable("mine").await.unwrap();
-    // Given up, it may mean something else.
+    // Once deleted, the name may mean something else.
     service.delete_image("mine", &silent).await.unwrap();
     assert_eq!(service.proper_name(&mine).await.unwrap().as_str(), "mine:latest");
     assert_eq!(service.delete_image("mine", &silent).await.unwrap_err().code, Code::NotFound);
@@ -67,7 +67,7 @@ async fn a_lost_image_of_a_catalog_comes_from_a_catalog_or_not_at_all() {
     assert_eq!(service.proper_name(&offered).await.unwrap(), offered);
     let lost = service.proper_name(&gone).await.unwrap_err();
     assert!(lost.message.contains("image given-up was lost") && lost.hints[0].contains("[[image_catalog]]"), "{lost}");
-    // A VM that has it hears of it by its name, not by its id.
+    // For a VM that uses the image the failure has its name, not its id.
     service.delete_image("my", &silent).await.unwrap();
     service.delete_image("given-up", &silent).await.unwrap();
     let lost = service.image_by_id(&id, &silent).await.unwrap_err();
@@ -88,14 +88,14 @@ async fn a_vm_whose_image_is_lost_hears_how_to_get_that_very_image() {
         Some(Pinned { reference: reference.into(), platform: platform.map(|platform| platform.parse().unwrap()) })
     };
     for (source, pinned, words) in [
-        // Under the name it has: by itself that reference would be called with its digest.
+        // The hint keeps the name: the reference alone would name the image after its digest.
         (tag, pinned(exact, None), "registry.local/app:v1@sha256:00 --name app:v1"),
         (
             tag,
             pinned(exact, Some("linux/arm/v7")),
             "registry.local/app:v1@sha256:00 --platform linux/arm/v7 --name app:v1",
         ),
-        // A file is called what it was called.
+        // An image from a file keeps its name.
         ("oci:/a:v1", pinned("oci:/a:v1", Some("linux/arm64")), "oci:/a:v1 --platform linux/arm64"),
         ("oci:/a:v1", None, "oci:/a:v1"),
     ] {
@@ -116,7 +116,7 @@ async fn who_relies_on_a_lost_image_takes_nobodys_word_but_that_of_where_it_was_
     let source = Origin::of_catalog(&offered);
     service.give_name(&offered, &id, &Claim::pulled(source, false, false), &silent).await.unwrap();
     let missed = async |entry| missed(&service.store, &service.image_offers, &id, entry).await;
-    // It was made here too.
+    // It was also made on this host.
     let made = missed(&offered).await.unwrap();
     assert!(made.hints[0].contains("banger image build my"), "{made}");
     service.delete_image("my", &silent).await.unwrap();
@@ -167,14 +167,15 @@ async fn of_two_bundles_of_a_lost_image_neither_keeps_the_other_from_bringing_it
     for entry in [&one, &two] {
         assert!(missed(entry).await.is_none(), "{entry}");
     }
-    // What can be made anew has a word of its own, and what a later banger can read of the catalog may have one.
+    // An image that can be built anew has settings of its own, and so may one in a catalog that only a later banger can
+    // read.
     for other in [&built, &strange] {
         name(other).await;
         assert!(missed(&one).await.unwrap().hints[0].contains(&format!("`banger image pull {other}` brings it back")));
         assert!(missed(other).await.is_none());
         service.store.unname(other).await.unwrap();
     }
-    // So may what a catalog says that cannot be read now.
+    // So may one in a catalog that cannot be read now.
     std::fs::remove_file(&catalog).unwrap();
     assert!(missed(&one).await.unwrap().hints[0].contains("`banger image pull two` brings it back"));
 }
@@ -187,7 +188,7 @@ async fn who_asks_a_catalog_about_a_lost_image_can_give_up() {
     let claim = Claim::pulled(Origin::of_catalog(&entry), false, false);
     service.give_name(&entry, &id, &claim, &Operation::silent()).await.unwrap();
     service.delete_image("my", &Operation::silent()).await.unwrap();
-    // It takes the question and says nothing.
+    // It accepts the connection and does not answer.
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let catalog = format!("http://{}/images.json", server.local_addr().unwrap());
     let offers = Arc::new(ImageOffers::new(vec![CatalogLocation::Url(catalog.parse().unwrap())]));

@@ -19,7 +19,7 @@ fn a_name_goes_to_what_it_was_given_for() {
         (pulled("a:1", true), called, true),
         (pulled("a:1", false), given, true),
         (pulled("a:1", true), given, true),
-        // What its source is called: as with Docker, the last one that is called so.
+        // Like Docker: the source's name means its last image.
         (pulled("oci:/x", false), called, true),
         (pulled("oci:/x", true), called, false),
         (pulled("oci:/x", false), given, false),
@@ -36,7 +36,7 @@ fn a_name_goes_to_what_it_was_given_for() {
     }
 }
 
-/// A service with one image, which is called `my`, and one kernel, which is good for nothing.
+/// Service with an image called `my` and an unusable kernel.
 pub(in crate::images) async fn service(dir: &std::path::Path) -> (ImageService, ImageId) {
     let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| dir.into()), 0).unwrap();
     let store = crate::store::Store::open(&dir.join("state.db")).unwrap();
@@ -60,7 +60,7 @@ fn kernel() -> KernelName {
     "k-1".parse().unwrap()
 }
 
-/// Waits until somebody waits to take something away: a writer that waits lets no reader in.
+/// Waits for a pending deletion: a waiting writer keeps readers out.
 async fn somebody_waits(service: &ImageService) {
     let waits = async {
         while service.removal_lock.try_read().is_ok() {
@@ -115,7 +115,7 @@ async fn nobody_waits_for_somebody_who_waits_to_delete_an_image() {
     let (lines, mut heard) = tokio::sync::mpsc::channel(16);
     let (deletion, silent, kernel) = (Operation::watched(lines), Operation::silent(), kernel());
     let others = async {
-        // It is at its wait, and says so.
+        // The operation has reported that it waits.
         let line = tokio::time::timeout(Duration::from_secs(60), heard.recv()).await.expect("a word").unwrap();
         let line = String::from_utf8(line.to_vec()).unwrap();
         assert!(line.contains(&format!("waiting for somebody else's work on image {id}")), "{line}");
@@ -128,7 +128,7 @@ async fn nobody_waits_for_somebody_who_waits_to_delete_an_image() {
     };
     let (deleted, ()) = tokio::join!(service.delete_image("my", &deletion), others);
     deleted.unwrap();
-    // What was given a name meanwhile stays under that.
+    // An image named meanwhile stays.
     assert_eq!(service.resolve("another").await.unwrap(), id);
     assert_eq!(service.resolve("my").await.unwrap_err().code, Code::NotFound);
 }
@@ -207,7 +207,7 @@ async fn an_image_without_a_name_is_meant_by_its_id() {
         assert_eq!(service.image(&part, None, &silent).await.unwrap().manifest.id, id, "{part}");
         assert_eq!(service.resolve(part.as_str()).await.unwrap(), id, "{part}");
     }
-    // What goes on otherwise, or says that it is a tag, is somebody else's.
+    // A longer text, or one that says it is a tag, means something else.
     let digit = if id.as_str().ends_with('0') { "1" } else { "0" };
     for other in [format!("{}{digit}", &id.as_str()[..15]), format!("{}:latest", &id.as_str()[..7])] {
         let familiar = format!("{}:latest", other.trim_end_matches(":latest"));
@@ -236,7 +236,7 @@ async fn what_begins_an_id_is_no_name_of_an_image_and_no_catalogs() {
     service.give_name(&longer, &id, &Claim::own(false), &Operation::silent()).await.unwrap();
     assert_eq!(service.proper_name(&longer).await.unwrap(), longer, "a name is a name");
 
-    // Of several that begin so it is none, and nobody else's either.
+    // An ambiguous prefix means none of the images, and no catalog entry either.
     let images = layout.images();
     let other = format!("{}{}", &id.as_str()[..15], if id.as_str().ends_with('0') { "1" } else { "0" });
     std::fs::create_dir(images.join(&other)).unwrap();

@@ -1,4 +1,4 @@
-//! What a guest is told, and what was opened before it was.
+//! Answers to a guest, and the addresses opened before each.
 
 use super::{
     message::{self, tests::question},
@@ -16,11 +16,12 @@ struct World {
     network: HostNetwork,
     guest: Guest,
     upstream: Upstream,
-    /// What the helper was asked for.
+    /// Requests to the helper.
     asked: Arc<Mutex<Vec<Request>>>,
 }
 
-/// Names resolve to these records, for a guest that may reach what `www.example.com` resolves to and nothing else. The helper
+/// A resolver where names resolve to these records, for a guest that may reach what `www.example.com` resolves to and
+/// nothing else. The helper carries out requests or refuses them.
 /// does what it is asked for or refuses it.
 async fn world(records: Vec<Record>, refused: bool) -> World {
     let (temp, network) = lifecycle::tests::network(Uplink::Auto);
@@ -55,7 +56,7 @@ async fn world(records: Vec<Record>, refused: bool) -> World {
     World { _temp: temp, network, guest, upstream, asked }
 }
 
-/// Both sockets of a resolver, on one port that is free.
+/// Both sockets of a resolver, on a free port.
 async fn resolver() -> (UdpSocket, TcpListener) {
     loop {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -66,7 +67,7 @@ async fn resolver() -> (UdpSocket, TcpListener) {
 }
 
 impl World {
-    /// The answer to a guest that asks for an address.
+    /// Answer to a guest that asks for an address.
     async fn ask(&self, name: &str) -> Vec<u8> {
         self.ask_over(name, false).await
     }
@@ -91,13 +92,13 @@ impl World {
         self.asked.lock().unwrap().clone()
     }
 
-    /// The one way to open something: under the rule for the name, which is the policy's second.
+    /// The only valid request to open an address: under the rule for the name, the policy's second.
     fn learn(&self, addresses: &[Ipv4Addr], ttl: u32) -> Request {
         Request::LearnAddresses { vm: self.guest.vm.clone(), rule: 1, addresses: addresses.to_vec(), ttl }
     }
 }
 
-/// How it went, and whether that was said with authority.
+/// Response code of an answer, and whether it is authoritative.
 fn verdict(answer: &[u8]) -> (u8, bool) {
     (answer[3] & 15, answer[2] & 4 != 0)
 }
@@ -142,13 +143,13 @@ async fn an_answer_that_was_cut_is_asked_for_over_tcp() {
     assert_eq!((verdict(&whole).0, whole[2] & 2, message::addresses(&whole).len()), (0, 0, many.len()));
     assert_eq!(world.asked(), many.chunks(MAX_LEARNED).map(|some| world.learn(some, 60)).collect::<Vec<_>>());
 
-    // To whom names open nothing, too: half a message is none.
+    // Half a message is refused also to a guest for whom names open nothing.
     let mut open = self::world(many.iter().map(|address| Record::a(*address, 60)).collect(), false).await;
     open.guest.egress = Egress::new(true, [], []);
     let cut = open.ask("www.example.com").await;
     assert_eq!((verdict(&cut).0, cut[2] & 2, message::addresses(&cut)), (0, 2, Vec::new()));
 
-    // More than is looked at is not told either way.
+    // An answer with more records than are examined is refused either way.
     let more = self::world(vec![Record::a(ONE, 60); 300], false).await;
     assert_eq!(verdict(&more.ask_over("www.example.com", true).await), (2, false));
     assert_eq!(more.asked(), []);
@@ -161,7 +162,7 @@ async fn what_cannot_be_opened_is_not_told() {
     assert_eq!(refused.asked().len(), 1);
     assert_eq!((verdict(&answer), message::addresses(&answer)), ((2, false), Vec::new()));
 
-    // Its policy is another one since it asked: the numbers of rules are others.
+    // The policy changed after the query: its rules have other positions.
     let changed = world(vec![Record::a(ONE, 60)], false).await;
     let now = Guest { egress: Egress::new(false, [], ["x.org".parse().unwrap()]), ..changed.guest.clone() };
     changed.network.shared.guests.insert(now);
@@ -179,7 +180,7 @@ async fn names_are_answered_refused_or_asked_for_by_who_asks() {
     assert_eq!(verdict(&world.ask("other.example.org").await), (5, false), "not allowed");
     assert_eq!(world.asked(), []);
 
-    // On a network with the other one, and with the internet open, where names have nothing to open.
+    // On the other VM's network, and with the internet open, where names open nothing.
     world.guest.slot.network = 1;
     world.guest.egress = Egress::new(true, [], []);
     let found = world.ask("db.vm").await;

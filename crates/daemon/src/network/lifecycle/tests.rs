@@ -1,4 +1,4 @@
-//! What the daemon takes the network for, with a stream in its helper's place.
+//! The daemon's view of the network, with a stream in place of its helper.
 
 use super::*;
 use crate::{
@@ -7,10 +7,10 @@ use crate::{
 };
 use tokio::time::{Instant, sleep};
 
-/// Longest anything here may take.
+/// Upper bound for everything here.
 pub(in crate::network) const SOON: Duration = Duration::from_secs(60);
 
-/// Waits for a fact.
+/// Waits until a condition holds.
 pub(in crate::network) async fn wait(what: &str, fact: impl AsyncFn() -> bool) {
     let deadline = Instant::now() + SOON;
     while !fact().await {
@@ -19,7 +19,7 @@ pub(in crate::network) async fn wait(what: &str, fact: impl AsyncFn() -> bool) {
     }
 }
 
-/// A host's network, in a place of its own.
+/// Network of a host, in a temporary directory.
 pub(in crate::network) fn network(uplink: Uplink) -> (tempfile::TempDir, HostNetwork) {
     let (temp, store) = store();
     let block = "10.213.0.0/16".parse().unwrap();
@@ -29,7 +29,7 @@ pub(in crate::network) fn network(uplink: Uplink) -> (tempfile::TempDir, HostNet
     (temp, network)
 }
 
-/// A network that is nothing but its helper.
+/// Running network that consists only of its helper.
 pub(in crate::network) fn live(helper: Helper) -> Live {
     Live {
         record: holder::tests::record(),
@@ -59,7 +59,7 @@ async fn a_bridge_that_may_be_gone_is_not_taken_for_there() {
     shared.guests.mark_stray(&gone.vm);
     retry::remove_strays(shared);
     wait("somebody to ask", async || !asked.lock().unwrap().is_empty()).await;
-    // It has its answer when it lets go.
+    // The task has its answer when it releases the lock.
     let slot = shared.live.lock().await;
     assert_eq!(slot.as_ref().unwrap().networks, HashSet::from([0, 1]));
     assert_eq!(asked.lock().unwrap()[0], Request::Reconcile { vms: vec![stays.vm] });
@@ -75,13 +75,13 @@ async fn nobody_leaves_before_it_is_known_who_is_there() {
     let mut record = holder::tests::record();
     record.holder = process;
     record.write(&shared.state).unwrap();
-    // One of two was adopted, and its machine ended; the other one is waited for.
+    // One of two VMs was adopted, and its machine ended; the other is still waited for.
     let first = guests::tests::guest("a", 0, 2);
     shared.guests.insert(first.clone());
     detach(shared, &first.vm).await.unwrap();
     stop_if_unused(shared).await;
     assert!(process.alive() && Record::read(&shared.state).unwrap().is_some());
-    // It did not come: nobody needs the network.
+    // It did not come, so no VM needs the network.
     take_over(shared).await;
     holder.wait().await.unwrap();
     assert_eq!(Record::read(&shared.state).unwrap(), None);
