@@ -1,6 +1,7 @@
 //! Enums that are one word as text: on the command line, in the configuration and in messages.
 
-/// Implements `Display` and `FromStr` for a closed set of words; an unknown word is refused with the list of the known ones.
+/// Implements `Display` and `FromStr` for a closed set of words. An unknown word is refused with the list of the known
+/// ones.
 macro_rules! words {
     ($type:ty { $($variant:path => $word:literal),+ }) => {
         impl std::fmt::Display for $type {

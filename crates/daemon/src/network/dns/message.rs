@@ -1,13 +1,14 @@
 //! DNS messages (RFC 1035), as far as a forwarding resolver needs them: the question, short answers of its own, and the
 //! addresses in other servers' answers.
 //!
-//! Nothing is read past the end of the message, no name is followed beyond the longest a name can be, and a message that
-//! cannot be parsed is dropped.
+//! Nothing is read past the end of the message, no name is followed beyond the longest a name can be, and a message
+//! that cannot be parsed is dropped.
 //!
-//! Own code instead of `hickory-proto`, because the resolver mostly forwards. A query is passed on byte by byte under another
-//! id, and an answer with nothing but its TTLs lowered in place: options and record types unknown here survive without being
-//! decoded and encoded again. Compressed names are skipped and never expanded, so no pointer of a hostile peer is followed.
-//! Answers of its own have only A and PTR records. What a guest can make the daemon parse is this file, and it is fuzzed.
+//! Own code instead of `hickory-proto`, because the resolver mostly forwards. A query is passed on byte by byte under
+//! another id, and an answer with nothing but its TTLs lowered in place: options and record types unknown here survive
+//! without being decoded and encoded again. Compressed names are skipped and never expanded, so no pointer of a hostile
+//! peer is followed. Answers of its own have only A and PTR records. What a guest can make the daemon parse is this
+//! file, and it is fuzzed.
 
 use std::net::Ipv4Addr;
 
