@@ -1,7 +1,7 @@
-//! The benchmark: what banger costs over what it stands on.
+//! The benchmark: banger's cost over the programs it builds on.
 //!
-//! Every comparison runs both sides alternately in one go, so that a busy machine is busy for both, and compares medians.
-//! The homes are the tests' ones: hermetic, with the real kernel and image, and gone afterwards.
+//! Every comparison runs both sides alternately, so that a busy machine affects both, and compares medians. The homes
+//! are those of the tests: hermetic, with the real kernel and image, and removed afterwards.
 
 mod compare;
 mod floor;

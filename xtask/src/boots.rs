@@ -1,15 +1,15 @@
-//! Boots in a row: a guest that hangs one time in fifty is found by booting fifty times, and by nothing else.
+//! Boots VMs one after the other: a guest that hangs one time in fifty is only found by booting fifty times.
 //!
-//! What a hang is, banger itself decides: a guest without progress for as long as a start's own limit fails that start.
+//! A hang is defined by banger itself: a guest without progress for as long as a start's own limit fails that start.
 
 use anyhow::{Context, Result, ensure};
 use banger_testkit::TestEnv;
 use std::time::Duration;
 
-/// Longer than any start takes to be given up, however slow the host.
+/// Longer than any start takes to fail, however slow the host.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
-/// How many, and of what.
+/// Number and shape of the VMs.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Boots, one after the other.

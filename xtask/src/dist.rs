@@ -1,4 +1,4 @@
-//! The programs as they go to a user: a tree below a prefix, installed or packed.
+//! Installs and packs the programs as users get them.
 
 use crate::{
     generate,
@@ -7,19 +7,19 @@ use crate::{
 use anyhow::{Context, Result};
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
-/// What is in `bin/`: the programs find each other there.
+/// Programs in `bin/`, where they find each other.
 const PROGRAMS: [&str; 5] = ["banger", "bangerd", "bangerd-root", "banger-shim", "banger-vsock-agent"];
 const DOCUMENTS: [&str; 4] = ["README.md", "CHANGELOG.md", "LICENSE-MIT", "LICENSE-APACHE"];
-/// What they and the programs' hints lead to.
+/// Directory of the pages that the programs' hints refer to.
 const PAGES: &str = "docs";
 
-/// The network helper's units for a machine, with `@BINDIR@` where its program is.
+/// systemd units of the network helper, with `@BINDIR@` in place of its program's directory.
 const UNITS: [&str; 2] = ["bangerd-root.socket", "bangerd-root.service"];
-/// Where a package that is unpacked for a machine puts programs.
+/// Prefix of the programs in a package.
 const PACKED_FOR: &str = "/usr/local";
 
-/// Puts everything below `prefix`, for programs that will be below `final_prefix`; a running program keeps the file it
-/// started from.
+/// Installs everything below `prefix`, for programs that will be below `final_prefix`; a running program keeps the file
+/// it started from.
 pub(crate) fn install(bin_dir: &Path, prefix: &Path, final_prefix: &Path) -> Result<()> {
     let bin = prefix.join("bin");
     std::fs::create_dir_all(&bin).with_context(|| format!("creating {}", bin.display()))?;
@@ -31,7 +31,7 @@ pub(crate) fn install(bin_dir: &Path, prefix: &Path, final_prefix: &Path) -> Res
     documents(&prefix.join("share/doc/banger"))
 }
 
-/// Puts what there is to read into `dir`; links between the pages hold there.
+/// Copies the documentation into `dir`, keeping the links between the pages valid.
 fn documents(dir: &Path) -> Result<()> {
     let pages = dir.join(PAGES);
     std::fs::create_dir_all(&pages).with_context(|| format!("creating {}", pages.display()))?;

@@ -1,4 +1,4 @@
-//! Man pages and shell completions, from the same definition the program parses with.
+//! Generates man pages and shell completions from the definition the program parses with.
 
 use crate::repository::text_of;
 use anyhow::{Context, Result};
@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-/// A shell, and where below `share/` its completions are looked for.
+/// Shells, and the paths of their completions below `share/`.
 const COMPLETIONS: [(&str, &str); 3] = [
     ("bash", "bash-completion/completions/banger"),
     ("zsh", "zsh/site-functions/_banger"),

@@ -11,7 +11,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask is one level down").to_path_buf()
 }
 
-/// Every file that is or would be committed, relative to the root, sorted.
+/// Lists every file that is or would be committed, relative to the root, sorted.
 pub(crate) fn files() -> Result<Vec<String>> {
     let mut listing = Command::new("git");
     listing.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).current_dir(root());
@@ -23,7 +23,7 @@ pub(crate) fn files() -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// Stdout of a command that must succeed.
+/// Runs a command that must succeed and returns its stdout.
 pub(crate) fn text_of(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     ensure!(

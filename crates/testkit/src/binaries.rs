@@ -1,4 +1,4 @@
-//! Where the programs under test are.
+//! Location of the programs under test.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,10 +6,10 @@ use std::{
     sync::OnceLock,
 };
 
-/// The directory with `banger`, `bangerd`, `banger-shim`, `banger-vsock-agent` and the fake programs.
+/// Directory with `banger`, `bangerd`, `banger-shim`, `banger-vsock-agent` and the fake programs.
 ///
-/// `BANGER_BIN_DIR` when set; else `scripts/build.sh dev` is run, once per test program, so that nobody tests what was
-/// built before the last edit.
+/// `BANGER_BIN_DIR` if set; else `scripts/build.sh dev` is run, once per test program, so that nobody tests programs
+/// older than the last edit.
 pub fn bin_dir() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
@@ -25,7 +25,7 @@ pub fn bin_dir() -> &'static Path {
     })
 }
 
-/// The repository.
+/// Root of the repository.
 pub(crate) fn repository() -> PathBuf {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     crate_dir.ancestors().nth(2).expect("crates/testkit is two levels down").to_path_buf()

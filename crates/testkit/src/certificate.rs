@@ -1,6 +1,7 @@
-//! Certificates that vouch for themselves, as `openssl` makes them, and the registry that shows one and knows one person.
+//! Self-signed certificates made by `openssl`, and the configuration of a private registry that uses one and knows one
+//! user.
 //!
-//! Ask for the capability `openssl` first.
+//! Call `require("openssl")` first.
 
 use std::{
     fs,
@@ -8,8 +9,7 @@ use std::{
     process::Command,
 };
 
-/// Makes a certificate as `of` says, which goes on with the arguments of `openssl req`, and its key: `NAME.crt` and
-/// `NAME.key`.
+/// Makes a certificate and its key, `NAME.crt` and `NAME.key`; `of` is the end of the arguments of `openssl req`.
 #[track_caller]
 pub fn certificate(dir: &Path, name: &str, of: &[&str]) -> (PathBuf, PathBuf) {
     let (certificate, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
@@ -26,10 +26,10 @@ pub fn certificate(dir: &Path, name: &str, of: &[&str]) -> (PathBuf, PathBuf) {
     (certificate, key)
 }
 
-/// What makes a registry private: TLS with a certificate of 127.0.0.1 that no authority signed, and a password.
+/// Settings of a private registry: TLS with a certificate for 127.0.0.1 that no authority signed, and a password.
 #[derive(Debug)]
 pub struct Private {
-    /// The certificate, for those who are to trust it.
+    /// The certificate, for clients that are to trust it.
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
@@ -37,14 +37,14 @@ pub struct Private {
 }
 
 impl Private {
-    /// Who may come in, as people write it and as a file of logins has it.
+    /// User and password, as typed and as in a file of logins.
     pub const LOGIN: &str = "me:pw";
-    /// The same in base64.
+    /// User and password in base64.
     pub const AUTH: &str = "bWU6cHc=";
-    /// The same as the registry has it: bcrypt, the only kind that it takes.
+    /// User and password as the registry stores them: bcrypt, the only format it accepts.
     const HTPASSWD: &str = "me:$2b$05$w0mvG/uo2JezNRSt5RTeQeRN2U0ahsuJ8.FJqc1oHWJtcgae8cNnC\n";
 
-    /// Makes it in `dir`.
+    /// Creates the files in `dir`.
     #[track_caller]
     pub fn make(dir: &Path) -> Self {
         let of = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=127.0.0.1"];
@@ -56,12 +56,12 @@ impl Private {
         Self { certificate, key, htpasswd }
     }
 
-    /// What goes on with a registry's configuration ([`crate::Registry::start`]) for TLS alone.
+    /// End of a registry's configuration ([`crate::Registry::start`]) for TLS alone.
     pub fn tls(&self) -> String {
         format!("  tls: {{certificate: {}, key: {}}}\n", self.certificate.display(), self.key.display())
     }
 
-    /// The same, and for the password too.
+    /// End of a registry's configuration for TLS and the password.
     pub fn configuration(&self) -> String {
         format!("{}auth: {{htpasswd: {{realm: r, path: {}}}}}\n", self.tls(), self.htpasswd.display())
     }

@@ -1,4 +1,4 @@
-//! One run of a program: what it is given, and what came out.
+//! Runs programs and collects their output.
 
 use crate::session::{Session, Terminal};
 use std::{
@@ -9,13 +9,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Longer than any command a test runs to its end may take on a busy two-core machine without KVM.
+/// Default timeout of a command: longer than any takes on a busy two-core machine without KVM.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// Leads the session of a command on a terminal and outlives it: at the end of its leader the kernel hangs a terminal up,
-/// and what was written to it and not passed on yet is lost. How the command ended is said behind all that it wrote;
-/// whoever has read that far ends the leader. The trap keeps keys that are signals from it, and lets the command have them.
+/// Shell script that leads the session of a command on a terminal and outlives it: at the end of its leader the kernel
+/// hangs up the terminal, and output that was not read yet is lost. The command's status is written after all its
+/// output; whoever has read it ends the leader. The trap keeps keys that send signals from ending the leader, and lets
+/// the command have them.
 const LEADER: &str = r#"trap : INT QUIT; "$@"; printf '\036%d\036' $?; kill -STOP $$"#;
-/// Characters of a stream that are shown when a test fails.
+/// Upper bound of the characters of a stream shown when a test fails.
 const SHOWN: usize = 20_000;
 
 /// A command that is about to run in a test's environment.
@@ -27,7 +28,7 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// `program` with nothing in its environment but what is added.
+    /// Creates a run of `program` with an environment that holds nothing but what is added.
     pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.env_clear();
@@ -62,21 +63,21 @@ impl Invocation {
         self
     }
 
-    /// Gives bytes on stdin and then its end. Without this stdin is `/dev/null`.
+    /// Sets the bytes of stdin, which ends after them. Without this stdin is `/dev/null`.
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
         self
     }
 
-    /// How long [`Self::run`] may take before the test fails.
+    /// Sets the timeout of [`Self::run`], after which the test fails.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     #[track_caller]
     pub fn run(mut self) -> Output {
         let stdin = self.stdin.take();
@@ -88,7 +89,7 @@ impl Invocation {
         session.finish(patience)
     }
 
-    /// Runs it to its end with nothing on its streams, and says how long that took: for measuring.
+    /// Runs the program to its end without streams, and returns how long that took: for measurements.
     #[track_caller]
     pub fn time(mut self) -> (Duration, ExitStatus) {
         self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
@@ -97,13 +98,13 @@ impl Invocation {
         (started.elapsed(), status)
     }
 
-    /// Starts it with an open stdin and comes back.
+    /// Starts the program with an open stdin and returns.
     #[track_caller]
     pub fn spawn(self) -> Session {
         self.start(Stdio::piped())
     }
 
-    /// Starts it on a terminal of its own and comes back.
+    /// Starts the program on a terminal of its own and returns.
     #[track_caller]
     pub fn spawn_on_terminal(self, cols: u16, rows: u16) -> Terminal {
         let program = self.command.get_program().to_owned();
@@ -130,16 +131,16 @@ impl Invocation {
     }
 }
 
-/// How a command ended and what it said.
+/// Status and output of a command.
 #[derive(Clone)]
 pub struct Output {
-    /// Its status.
+    /// Exit status.
     pub status: ExitStatus,
     /// Everything on stdout.
     pub stdout: Vec<u8>,
     /// Everything on stderr.
     pub stderr: Vec<u8>,
-    /// How long it took.
+    /// Duration of the run.
     pub elapsed: Duration,
 }
 
@@ -166,7 +167,7 @@ impl Output {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("not JSON ({error}):\n{self}"))
     }
 
-    /// Panics, showing everything, unless the exit status is `code`.
+    /// Panics, showing all output, unless the exit status is `code`.
     #[track_caller]
     #[expect(clippy::return_self_not_must_use, reason = "the check alone is a use")]
     pub fn expect(self, code: i32) -> Self {
@@ -187,8 +188,7 @@ impl fmt::Debug for Output {
     }
 }
 
-/// What a person reads of a stream: its beginning, no control characters, a line end after its last line, which says when
-/// that was missing.
+/// Formats a stream for a person: its beginning, no control characters, and a note if the last line end is missing.
 fn ended(text: &str) -> String {
     let mut shown: String = text
         .chars()

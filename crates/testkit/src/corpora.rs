@@ -1,13 +1,13 @@
-//! What fuzzing and people came up with in a guest's place, read again; `fuzz/` has the targets that add to it.
+//! Replays the corpora of the fuzz targets in `fuzz/`.
 
 use std::{fs, path::Path};
 
-/// A corpus by its target's name, and what reads it.
+/// Name of a fuzz target, and the function that reads its corpus.
 pub type Corpus = (&'static str, fn(&[u8]));
 
-/// Reads every file of the corpora below `tests/corpus` of the crate at `manifest`.
+/// Replays every file of the corpora below `tests/corpus` of the crate at `manifest`.
 ///
-/// Panics when one of them has fewer than five files: it was lost, not found harmless.
+/// Panics if a corpus has fewer than five files, because then it was lost.
 #[track_caller]
 pub fn replay(manifest: &str, corpora: &[Corpus]) {
     for (name, read) in corpora {
@@ -16,7 +16,7 @@ pub fn replay(manifest: &str, corpora: &[Corpus]) {
         let files: Vec<_> = files.map(|entry| entry.expect("an entry").path()).collect();
         assert!(files.len() >= 5, "{name}: {} files", files.len());
         for file in files {
-            // The last one named is the one that panics.
+            // The last file printed is the one that panics.
             eprintln!("{}", file.display());
             read(&fs::read(&file).expect("a file of the corpus"));
         }

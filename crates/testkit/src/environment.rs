@@ -1,4 +1,5 @@
-//! One test's world: a `BANGER_HOME` of its own, a cleared environment, and an end that leaves nothing behind.
+//! Environment of one test: a `BANGER_HOME` of its own, cleared environment variables, and an end that leaves nothing
+//! behind.
 
 use crate::{
     binaries::bin_dir,
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-/// How long a process may take to end once it was told to.
+/// Time for a process to end once it was told to.
 const END: Duration = Duration::from_secs(20);
 
 /// A hermetic home for banger.
@@ -29,16 +30,16 @@ const END: Duration = Duration::from_secs(20);
 pub struct TestEnv {
     home: tempfile::TempDir,
     layout: Layout,
-    /// The fake VMM runs programs of this host, which a confined VMM may not.
+    /// VMMs run unconfined: the fake VMM runs programs of this host, which a confined VMM may not.
     unconfined: bool,
-    /// How programs get here. In a network namespace of its own VMs may reach what is in it.
+    /// How programs are started. In a network namespace of its own VMs may reach what is in it.
     launcher: Launcher,
-    /// What every program gets besides.
+    /// Further variables of every program.
     variables: Vec<(String, OsString)>,
 }
 
 impl TestEnv {
-    /// Nothing in it: no kernel, no image, no configuration.
+    /// Creates an empty environment: no kernel, no image, no configuration.
     #[track_caller]
     pub fn empty() -> Self {
         Self::empty_in(&base_dir())
@@ -54,8 +55,8 @@ impl TestEnv {
         Self { home, layout, unconfined: false, launcher: Launcher::default(), variables: Vec::new() }
     }
 
-    /// The real kernel and the real image are in it, and VMs run on QEMU. `None` when this host cannot; the test is
-    /// then recorded as skipped.
+    /// Creates an environment with the real kernel and image, in which VMs run on QEMU. `None` if this host cannot; the
+    /// test is then recorded as skipped.
     #[track_caller]
     pub fn real() -> Option<Self> {
         if !crate::require("qemu") {
@@ -64,7 +65,7 @@ impl TestEnv {
         Self::with_golden()
     }
 
-    /// The same for an ordinary user who owns the home, and whose programs run as that user. This process must be root.
+    /// Like [`Self::real`], for an ordinary user who owns the home and runs the programs. This process must be root.
     #[track_caller]
     pub fn real_as(uid: u32) -> Option<Self> {
         if !crate::require("qemu") {
@@ -77,7 +78,7 @@ impl TestEnv {
         Some(env)
     }
 
-    /// The same with the fake VMM, for an ordinary user: the guest's processes are that user's, too.
+    /// Like [`Self::fake`], for an ordinary user, who also runs the guest's processes.
     #[track_caller]
     pub fn fake_as(uid: u32) -> Option<Self> {
         let mut env = Self::golden_as(uid)?;
@@ -96,7 +97,7 @@ impl TestEnv {
             return None;
         }
         let golden = Golden::get()?;
-        // Not below root's own home, which others may not enter.
+        // Not below root's home, which others may not enter.
         let env = Self::empty_in(&std::env::temp_dir());
         golden.furnish_for(&env.layout, uid);
         let programs = env.home().join("programs");
@@ -107,7 +108,8 @@ impl TestEnv {
         Some(env)
     }
 
-    /// The real kernel and the real image are in it, and VMs are host processes that run the real agent: the fake VMM.
+    /// Creates an environment with the real kernel and image and the fake VMM: VMs are host processes that run the real
+    /// agent.
     #[track_caller]
     pub fn fake() -> Option<Self> {
         let mut env = Self::with_golden()?;
@@ -116,7 +118,7 @@ impl TestEnv {
         Some(env)
     }
 
-    /// The same with the fake Firecracker.
+    /// Like [`Self::fake`], with the fake Firecracker.
     #[track_caller]
     pub fn fake_firecracker() -> Option<Self> {
         let mut env = Self::with_golden()?;
@@ -134,12 +136,12 @@ impl TestEnv {
         Some(env)
     }
 
-    /// Lets everything run in a network namespace, which plays this host. Its VMs get a way out into it.
+    /// Runs everything in a network namespace, which plays this host. Its VMs get an uplink into it.
     pub fn move_into(&mut self, netns: &NetNamespace) {
         self.launcher.netns = Some(netns.clone());
     }
 
-    /// Lets every program that is run from here on find `file` in the place of `over`.
+    /// Makes every program started from here on see `file` at the path `over`.
     pub fn bind(&mut self, file: impl Into<PathBuf>, over: impl Into<PathBuf>) {
         self.launcher.binds.push((file.into(), over.into()));
     }
@@ -149,7 +151,7 @@ impl TestEnv {
         self.home.path()
     }
 
-    /// Where everything is in it.
+    /// Paths of the home.
     pub fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -161,19 +163,19 @@ impl TestEnv {
         std::fs::write(self.layout.config_file(), toml).expect("the configuration file");
     }
 
-    /// Gives every program that is run from here on one more variable.
+    /// Sets a variable of every program started from here on.
     pub fn set_variable(&mut self, key: &str, value: impl Into<OsString>) {
         self.variables.push((key.to_owned(), value.into()));
     }
 
-    /// Adds to the configuration file, which a daemon that runs has read already.
+    /// Appends to the configuration file, which a running daemon has read already.
     #[track_caller]
     pub fn configure_also(&self, toml: &str) {
         let before = std::fs::read_to_string(self.layout.config_file()).unwrap_or_default();
         self.configure(&format!("{before}{toml}"));
     }
 
-    /// `banger` with these arguments.
+    /// Prepares a run of `banger` with these arguments.
     pub fn banger(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Invocation {
         let dir = if self.launcher.user.is_some() { self.home().join("programs") } else { bin_dir().to_path_buf() };
         self.program(dir.join("banger")).args(args)
@@ -184,7 +186,7 @@ impl TestEnv {
         self.unconfined
     }
 
-    /// Another program in the same environment.
+    /// Prepares a run of another program in the same environment.
     pub fn program(&self, program: impl AsRef<OsStr>) -> Invocation {
         let mut words = self.launcher.prefix();
         words.push(program.as_ref().to_owned());
@@ -199,7 +201,7 @@ impl TestEnv {
             .env("HOME", self.home().join("home"))
             .env("LANG", "C.UTF-8")
             .env("TZ", "UTC")
-            // No test's traffic leaves this host; the fake VMM's guests are processes of it and get no card.
+            // No test's traffic leaves this host; the fake VMM's guests are host processes without a NIC.
             .env("BANGER_UPLINK", uplink)
             .current_dir(self.home().join("home"));
         if self.unconfined {
@@ -208,7 +210,7 @@ impl TestEnv {
         for (key, value) in &self.variables {
             invocation = invocation.env(key, value);
         }
-        // What a host needs to reach its package registries at all.
+        // Settings a host needs to reach its package registries.
         for (key, value) in std::env::vars_os() {
             let name = key.to_string_lossy();
             if name == "PATH" || name.to_ascii_lowercase().ends_with("_proxy") || name.starts_with("SSL_CERT_") {
@@ -230,7 +232,7 @@ impl TestEnv {
         self.vm(name)["state"].as_str().expect("a state").to_owned()
     }
 
-    /// How a VM's last machine ended, as its shim wrote it down.
+    /// Exit record of a VM's last machine, as written by its shim.
     #[track_caller]
     pub fn exit_cause(&self, name: &str) -> String {
         let id = self.vm(name)["id"].as_str().expect("an id").parse().expect("a valid one");
@@ -256,7 +258,7 @@ impl TestEnv {
         Identity::of(u32::try_from(pid).expect("a pid")).unwrap_or_else(|| panic!("{field} {pid} is not alive: {vm:#}"))
     }
 
-    /// Waits until nothing of `process` is left in the names of all of this environment's processes.
+    /// Processes of this environment that run `program`.
     pub fn processes(&self, program: &str) -> Vec<Identity> {
         let is_program = |process: &Identity| {
             let argv0 = process.command.split(' ').next().unwrap_or_default();
@@ -273,13 +275,13 @@ impl TestEnv {
         daemons.pop()
     }
 
-    /// Everything volatile in an output replaced by a word in brackets, for snapshots.
+    /// Replaces everything volatile in an output by a word in brackets, for snapshots.
     pub fn filtered(&self, output: &Output) -> String {
         crate::filter::filtered(&output.to_string(), self.home())
     }
 
-    /// What a test that deleted all its VMs checks at its end: after `daemon stop` no process, no socket, no VM's
-    /// directory is left.
+    /// Checks the end of a test that deleted all its VMs: after `daemon stop` no process, socket or VM directory is
+    /// left.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
         self.banger(["daemon", "stop"]).run().expect(0);
@@ -293,7 +295,7 @@ impl TestEnv {
         assert!(left.is_empty(), "left behind: {left:#?}");
     }
 
-    /// The daemon's log and every VM's console and shim log: what a person would look at.
+    /// Collects the daemon's log and every VM's console and shim log, for a failed test.
     fn evidence(&self) -> String {
         let mut text = String::new();
         let mut files = vec![self.layout.daemon_log()];
@@ -304,14 +306,14 @@ impl TestEnv {
         for file in files {
             let bytes = std::fs::read(&file).unwrap_or_default();
             let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(6000)..]);
-            // What a guest wrote is no terminal's business.
+            // Guest output is not trusted with the terminal.
             let tail: String = tail.chars().filter(|char| *char == '\n' || !char.is_control()).collect();
             let _ = writeln!(text, "=== {} (its end)\n{tail}", file.display());
         }
         text
     }
 
-    /// Ends every process of this environment: the daemon first, so that it does not bring anything back.
+    /// Ends every process of this environment, the daemon first so that it restarts nothing.
     fn end_processes(&self) -> Result<(), String> {
         let end = |processes: Vec<Identity>, signal: Signal| {
             for process in &processes {
@@ -340,7 +342,7 @@ impl Drop for TestEnv {
             eprintln!("kept: {}", self.home().display());
         }
         if !self.layout.run.starts_with(self.home()) {
-            // A path too long for sockets has its run directory elsewhere; its name is a hash of this home.
+            // If the path is too long for sockets, the run directory is elsewhere, named by a hash of this home.
             let _ = std::fs::remove_dir_all(&self.layout.run);
         }
         if let Err(error) = ended
@@ -351,7 +353,7 @@ impl Drop for TestEnv {
     }
 }
 
-/// The programs of a directory in another: linked where that is possible.
+/// Links the programs of a directory into another, or copies them where linking is impossible.
 fn link_or_copy(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir(to)?;
     for entry in std::fs::read_dir(from)? {
@@ -364,7 +366,7 @@ fn link_or_copy(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Where homes are made: on the file system of the golden home, so that its files can be linked.
+/// Directory for homes: on the file system of the golden home, so that its files can be linked.
 fn base_dir() -> PathBuf {
     let base = crate::golden::cache_dir().join("t");
     std::fs::create_dir_all(&base).unwrap_or_else(|error| panic!("{}: {error}", base.display()));
@@ -375,7 +377,7 @@ fn uid() -> u32 {
     rustix::process::getuid().as_raw()
 }
 
-/// Every file and directory below `dir`.
+/// Lists every file and directory below `dir`.
 fn walk(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {

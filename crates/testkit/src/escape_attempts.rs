@@ -1,5 +1,5 @@
-//! What a monitor that was taken over would try. Whoever is in a monitor's place says how each attempt went, one line an
-//! attempt (`NAME: done` or `NAME: <error>`) and `end` at last. The kernel's command line says what to try it on:
+//! What a compromised VMM would attempt. A program that runs in place of a VMM reports the result of each attempt, one
+//! line each (`NAME: done` or `NAME: <error>`), and finally `end`. The kernel's command line lists the targets:
 //!
 //! | word | attempt |
 //! |---|---|
@@ -7,10 +7,10 @@
 //! | `probe.write.NAME=PATH` | to open a file for writing |
 //! | `probe.unix.NAME=PATH` | to connect to a unix socket; `@NAME` is an abstract one |
 //! | `probe.tcp.NAME=PORT` | to connect to a port of the host's 127.0.0.1 |
-//! | `probe.process.NAME=PID` | to signal in every way there is, to trace, to limit and to read the environment of a process |
-//! | `probe.file.NAME=PATH` | to cut off, to open in two ways that cut off, to change mode, owner and times of a file |
+//! | `probe.process.NAME=PID` | to signal a process in every possible way, to trace it, to limit it, to read its environment |
+//! | `probe.file.NAME=PATH` | to truncate a file, by name and by two ways of opening it; to change its mode, owner and times |
 //!
-//! Attempts that need nothing to be tried on come by themselves: new namespaces, mounts, sockets, programs, capabilities.
+//! Attempts without a target are always made: new namespaces, mounts, sockets, programs, capabilities.
 
 #![expect(unsafe_code, reason = "system calls that a well-behaved program does not make")]
 
@@ -28,15 +28,15 @@ use std::{
     process::Command,
 };
 
-/// What a word that asks for an attempt begins with.
+/// Prefix of a word that names a target.
 const WORD: &str = "probe.";
 
-/// Whether a kernel's command line asks for any.
+/// Whether a kernel's command line asks for attempts.
 pub fn is_asked(words: &str) -> bool {
     words.split(' ').any(|word| word.starts_with(WORD))
 }
 
-/// Makes every attempt; what there is to say of them.
+/// Makes every attempt and returns the report.
 pub fn attempt(words: &str) -> String {
     let mut said = String::new();
     let mut say = |name: &str, outcome: io::Result<()>| {
@@ -58,7 +58,7 @@ pub fn attempt(words: &str) -> String {
                 say(&format!("{name}.environment"), read(Path::new(&format!("/proc/{target}/environ"))));
             }
             Some(("file", _)) => {
-                for (what, attempt) in DEEDS {
+                for (what, attempt) in FILE_OPERATIONS {
                     let outcome = CString::new(target).map_err(io::Error::other).and_then(|path| attempt(&path));
                     say(&format!("{name}.{what}"), outcome);
                 }
@@ -115,7 +115,7 @@ fn check(result: i32) -> io::Result<()> {
 type ToProcess = fn(i32) -> io::Result<()>;
 type ToFile = fn(&CStr) -> io::Result<()>;
 
-/// Ways to send a signal, or to have one sent. Signal 0 asks only whether one could be.
+/// Ways to send a signal, or to have one sent. Signal 0 only asks whether one could be sent.
 const SIGNALS: [(&str, ToProcess); 6] = [
     // SAFETY: numbers.
     ("signal", |pid| check(unsafe { libc::kill(pid, 0) })),
@@ -134,8 +134,8 @@ const SIGNALS: [(&str, ToProcess); 6] = [
     }),
 ];
 
-/// What can be done to a file by its name. What is left of its content is not looked at.
-const DEEDS: [(&str, ToFile); 6] = [
+/// Operations on a file by its name. Its remaining content is not checked.
+const FILE_OPERATIONS: [(&str, ToFile); 6] = [
     // SAFETY: a string that ends with a NUL, and a number.
     ("cut", |path| check(unsafe { libc::truncate(path.as_ptr(), 0) })),
     // SAFETY: likewise; the descriptor is closed with the process.
@@ -169,7 +169,7 @@ fn unsafe_mount(at: &CStr) -> i32 {
     }
 }
 
-/// Attaches to a process, and lets it go again.
+/// Attaches to a process and detaches from it.
 fn trace(pid: i32) -> io::Result<()> {
     let nothing = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: ptrace requests without memory.
@@ -184,14 +184,14 @@ fn socket(family: i32, kind: i32, protocol: i32) -> io::Result<()> {
     check(unsafe { libc::socket(family, kind, protocol) })
 }
 
-/// Whether anything is left in a set of capabilities.
+/// Whether a set of capabilities is not empty.
 fn capability(option: i32) -> io::Result<()> {
     // SAFETY: prctl with numbers only.
     let kept = (0..64_u64).any(|number| unsafe { libc::prctl(option, number, 0, 0, 0) } == 1);
     if kept { Ok(()) } else { Err(io::Error::other("none")) }
 }
 
-/// Tries something in a process of its own, for what cannot be undone.
+/// Runs an attempt in a child process, for attempts that cannot be undone.
 fn in_child(attempt: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     // SAFETY: the child makes system calls and ends; it neither allocates nor locks.
     match unsafe { libc::fork() } {

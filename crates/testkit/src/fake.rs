@@ -1,8 +1,7 @@
-//! The guest of the fake monitors: a console, and the real agent run on the host. What a guest does wrong it does on
-//! request.
+//! Guest of the fake VMMs: a console, and the real agent run on the host. It misbehaves on request.
 //!
-//! A request is a word on the kernel's command line (`fake.NAME=VALUE`) or a variable of whoever started the monitor
-//! (`FAKE_QEMU_NAME=VALUE`):
+//! A request is a word on the kernel's command line (`fake.NAME=VALUE`) or a variable of the process that started the
+//! VMM (`FAKE_QEMU_NAME=VALUE`):
 //!
 //! | name | value | what happens |
 //! |---|---|---|
@@ -11,16 +10,16 @@
 //! | `panic` | any text | the console shows a kernel panic for that reason, and the guest resets |
 //! | `timerless` | a number | so many boots of the machine find no timer, and say so |
 //! | `late` | `yes` | boots of the machine find a late timer, and say so, as long as they are granted another |
-//! | `reset` | `yes` | the guest resets without a word |
-//! | `off` | `yes` | the guest powers off without a word |
+//! | `reset` | `yes` | the guest resets without a message |
+//! | `off` | `yes` | the guest powers off without a message |
 //! | `flood` | a number | so many MiB of console come before the agent |
-//! | `channel` | `garbage` | the guest writes nonsense to its channel until the monitor is ended |
+//! | `channel` | `garbage` | the guest writes garbage to its channel until the VMM is ended |
 //! | `deaf` | `yes` | SIGTERM is ignored |
 //! | `spin` | `yes` | the guest computes without a pause |
 //!
 //! A VM called `hostile-KIND` gets `hostile-agent` instead of the real one.
 //!
-//! Processes of the "guest" are in a pid namespace where this host allows one, so that they end with it as a guest's do.
+//! Processes of the "guest" are in a pid namespace if this host allows one, so that they end with it as a guest's do.
 
 #![expect(unsafe_code, reason = "processes are tied to each other, and signals ignored")]
 
@@ -43,21 +42,21 @@ use std::{
     process::{Child, Command},
 };
 
-/// The sub-command of the process that is the guest's first.
+/// Sub-command of the guest's first process.
 pub const GUEST: &str = "--guest";
-/// What the guest's processes find programs by.
+/// `PATH` of the guest's processes.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// One line of a flood.
 const FLOOD_LINE: &[u8] = b"[    0.100000] flood flood flood flood flood flood flood flood\r\n";
-/// Marks in a cpio archive ("newc"): its magic, its header's length, and where the sizes of file and name stand in it.
+/// Layout of a cpio archive ("newc"): magic, length of the header, and offsets of the sizes of file and name.
 const CPIO: (&[u8], usize, usize, usize) = (b"070701", 110, 54, 94);
 
 /// How a guest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// By a reset.
+    /// It reset.
     Reset,
-    /// By powering off.
+    /// It powered off.
     Off,
 }
 
@@ -73,8 +72,8 @@ pub struct Guest<W> {
 }
 
 impl<W: Write> Guest<W> {
-    /// Boots it with this as its end of the channel, and stays until it ends. `serves` is called when its agent is about
-    /// to.
+    /// Boots the guest with this end of its channel, and returns when it ends. `serves` is called right before its
+    /// agent starts to serve.
     pub fn run(mut self, mut channel: UnixStream, serves: impl FnOnce()) -> io::Result<End> {
         if let Some(words) = self.request("fail") {
             return Err(io::Error::other(words));
@@ -101,7 +100,7 @@ impl<W: Write> Guest<W> {
             return Ok(End::Reset);
         }
         if let Some(boots) = self.request("timerless").and_then(|boots| boots.parse::<usize>().ok()) {
-            // What a machine has done before is nowhere but beside its initramfs.
+            // The history of a machine is only kept beside its initramfs.
             let before = self.initrd.with_extension("timerless");
             let count = std::fs::read(&before).map_or(0, |marks| marks.len());
             if count < boots {
@@ -145,7 +144,8 @@ impl<W: Write> Guest<W> {
         Ok(End::Reset)
     }
 
-    /// The value of a request, if it was made. Monitors get no environment, so that of whoever started this is looked at.
+    /// Returns the value of a request, if it was made. VMMs get no environment, so that of the process that started
+    /// this one is read.
     fn request(&self, name: &str) -> Option<String> {
         let word = format!("fake.{name}=");
         let from_words = || self.append.split(' ').find_map(|text| text.strip_prefix(&word)).map(str::to_owned);
@@ -174,14 +174,14 @@ impl<W: Write> Guest<W> {
         let _ = unsafe { unshare_unsafe(UnshareFlags::NEWPID) };
         let mut guest = Command::new(itself);
         guest.arg(GUEST).arg(agent).arg(verb).arg(channel.as_raw_fd().to_string()).arg(config.as_raw_fd().to_string());
-        // The path is how tests tell which machine a process belongs to.
+        // Tests recognize the machine of a process by this path.
         guest.env_clear().env("PATH", PATH).env("FAKE_QEMU_INITRD", &self.initrd);
         die_with_parent(&mut guest);
         guest.spawn()
     }
 }
 
-/// The real agent, or in a VM called `hostile-KIND` the one that is its host's enemy; and the agent's first argument.
+/// Chooses the real agent, or the hostile one in a VM called `hostile-KIND`, and the agent's first argument.
 fn agent_of(config: &[u8]) -> (&'static str, String) {
     let config: serde_json::Value = serde_json::from_slice(config).unwrap_or_default();
     match config["hostname"].as_str().and_then(|name| name.strip_prefix("hostile-")) {
@@ -195,8 +195,8 @@ fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::KILL))?)) };
 }
 
-/// The guest's first process: starts the agent (which must not be the first itself: it would be `/init`), reaps what is
-/// left to it, and ends as the agent does. The namespace ends with it.
+/// Runs as the guest's first process: starts the agent (which must not be the first itself: it would act as `/init`),
+/// reaps orphans, and ends with the agent. The namespace ends with it.
 pub fn first_process(args: &[String]) -> io::Result<()> {
     let [agent, verb, channel, config] = args else { return Err(io::ErrorKind::InvalidInput.into()) };
     let mut command = Command::new(agent);
@@ -214,7 +214,7 @@ pub fn first_process(args: &[String]) -> io::Result<()> {
     }
 }
 
-/// The content of a file in an initramfs: the last of that name in several archives, as the kernel has it.
+/// Finds a file in an initramfs: of several archives the last one with that name counts, as for the kernel.
 fn find(initrd: &[u8], path: &str) -> io::Result<Vec<u8>> {
     let (magic, header_length, file_size_at, name_size_at) = CPIO;
     let name = [path.trim_start_matches('/').as_bytes(), b"\0"].concat();
@@ -229,7 +229,7 @@ fn find(initrd: &[u8], path: &str) -> io::Result<Vec<u8>> {
             return None;
         }
         let content = (at + name.len()).next_multiple_of(4);
-        // Alignment counts from the archive's start, and archives begin at multiples of four.
+        // Alignment is relative to the archive's start, and archives begin at multiples of four.
         Some(initrd.get(content..content.checked_add(number(file_size_at)?)?)?.to_vec())
     };
     look().ok_or_else(|| io::Error::other(format!("the initramfs has no {path}")))

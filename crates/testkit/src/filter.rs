@@ -1,9 +1,9 @@
-//! What changes from run to run, replaced by a word in brackets, so that everything else can be compared exactly.
+//! Replaces text that changes from run to run by a word in brackets, so that everything else can be compared exactly.
 
 use regex::{Captures, Regex};
 use std::{path::Path, sync::LazyLock};
 
-/// In order: a later rule sees what the earlier ones left.
+/// Replacements, applied in order.
 static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
         (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)\b", "[TIME]"),
@@ -22,7 +22,7 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     .into()
 });
 
-/// Lines of progress: the CLI prints one only when its phase takes a while, so whether it is there is the host's load.
+/// Progress lines: the CLI prints one only when its phase takes a while, so they depend on the host's load.
 static PROGRESS: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
         r"(?m)^(packing the initramfs|starting qemu|waiting for |writing the guest's data |deleting VM )[^\n]*\n",
@@ -30,12 +30,12 @@ static PROGRESS: LazyLock<Regex> = LazyLock::new(|| {
     .expect("a pattern of this file")
 });
 
-/// Why guests are slow here: what the host's KVM does, and nothing at all where it works.
+/// Note on why guests are slow on this host: absent where KVM works.
 static SLOWNESS: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?m)^guests run in software emulation here: [^\n]*\n").expect("a pattern of this file")
 });
 
-/// `text` without what changes from run to run; `home` becomes `[HOME]`.
+/// Filters `text`; `home` becomes `[HOME]`.
 pub(crate) fn filtered(text: &str, home: &Path) -> String {
     let text = text.replace(&*home.to_string_lossy(), "[HOME]");
     let text = PROGRESS.replace_all(&text, "").into_owned();

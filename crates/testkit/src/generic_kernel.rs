@@ -7,14 +7,15 @@ use std::{
     sync::OnceLock,
 };
 
-/// A directory with `vmlinux` and `config`. `None`, with the test recorded as skipped, on a host that cannot build it.
+/// Returns a directory with `vmlinux` and `config`. `None`, with the test recorded as skipped, on a host that cannot
+/// build it.
 #[track_caller]
 pub fn generic_kernel() -> Option<PathBuf> {
     static KERNEL: OnceLock<PathBuf> = OnceLock::new();
     crate::require("kernel").then(|| KERNEL.get_or_init(cached).clone())
 }
 
-/// From the user's cache; a first time takes minutes.
+/// Returns the kernel from the user's cache; building it takes minutes.
 fn cached() -> PathBuf {
     let repository = repository();
     let found = Command::new("scripts/cached-kernel.sh")
@@ -26,7 +27,7 @@ fn cached() -> PathBuf {
     PathBuf::from(String::from_utf8(found.stdout).expect("a directory").trim_end())
 }
 
-/// Whether there is one, or one can be built.
+/// Checks that the kernel is cached or can be built.
 pub(crate) fn probe() -> Result<(), String> {
     let check = Command::new("scripts/cached-kernel.sh").arg("--check").current_dir(repository()).output();
     let check = check.map_err(|error| error.to_string())?;

@@ -1,8 +1,8 @@
-//! The real kernel and the real image, pulled once by the real product and shared by every test.
+//! The real kernel and image, pulled once by the real product and shared by every test.
 //!
-//! They live under the user's cache directory, one directory per state of the code that makes them, so that a change of
-//! the catalog or of a writer is tested on fresh files while everything else costs no pull. A test's home gets the big
-//! files as hard links: both are immutable by contract, and a test that wants to damage one copies it first.
+//! They are kept in the user's cache directory, one directory per state of the code that makes them, so that a change
+//! of the catalog or of a writer is tested on fresh files while everything else costs no pull. A test's home gets the
+//! big files as hard links: both are immutable by contract, and a test that damages one copies it first.
 
 use crate::{TestEnv, binaries::repository};
 use sha2::{Digest, Sha256};
@@ -18,22 +18,22 @@ use std::{
 pub(crate) const KERNEL: &str = "debian-6.1";
 /// The image a golden home holds.
 pub(crate) const IMAGE: &str = "debian-bookworm";
-/// What decides the content of a golden home, relative to the repository.
+/// Paths that determine the content of a golden home, relative to the repository.
 const INPUTS: [&str; 3] = ["crates/artifacts/src", "crates/artifacts/catalogs", "crates/daemon/src/store"];
-/// Longest a pull may take: a slow mirror, two cores, a debug build.
+/// Timeout of a pull: a slow mirror, two cores, a debug build.
 const PULL: Duration = Duration::from_secs(20 * 60);
-/// Goldens of other states of the code that are kept besides the current one.
+/// Number of golden homes of other states of the code that are kept.
 const KEPT: usize = 2;
 
-/// A home with the default kernel and image in it, and no VM.
+/// Home with the default kernel and image, and no VM.
 #[derive(Debug, Clone)]
 pub struct Golden {
     state: PathBuf,
 }
 
 impl Golden {
-    /// The golden home of this state of the code, made when it is not there. `None`, with the test recorded as skipped,
-    /// on a host that cannot make one.
+    /// Returns the golden home of this state of the code, made when it is missing. `None`, with the test recorded as
+    /// skipped, on a host that cannot make one.
     #[track_caller]
     pub fn get() -> Option<Self> {
         static GOLDEN: OnceLock<Result<Golden, String>> = OnceLock::new();
@@ -45,7 +45,7 @@ impl Golden {
             return None;
         }
         let golden = GOLDEN.get_or_init(|| {
-            // A first failure stands for this whole run: twenty tests that each wait for a dead mirror help nobody.
+            // The first failure counts for the whole run, so that twenty tests do not each wait for a dead mirror.
             std::panic::catch_unwind(|| cached().unwrap_or_else(Self::make)).map_err(|panic| {
                 panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "the golden home could not be made".into())
             })
@@ -53,7 +53,7 @@ impl Golden {
         Some(golden.clone().unwrap_or_else(|error| panic!("no golden home: {error}")))
     }
 
-    /// Pulls, under a lock that other test programs wait for.
+    /// Pulls kernel and image, under a lock that other test programs wait for.
     fn make() -> Self {
         let cache = cache_dir();
         std::fs::create_dir_all(&cache).expect("the cache directory");
@@ -68,7 +68,7 @@ impl Golden {
             }
             env.assert_nothing_left();
             make_room(&cache);
-            // Made under another name and renamed: what has the key's name is whole.
+            // Made under another name and renamed, so that a directory with the key's name is complete.
             std::fs::write(env.home().join("ready"), "").expect("the mark of a whole golden home");
             std::fs::rename(env.home(), &home).expect("the golden home gets its name");
             std::fs::create_dir(env.home()).expect("the test's home is removed at its end");
@@ -76,20 +76,20 @@ impl Golden {
         Self { state: home.join("state") }
     }
 
-    /// Gives a test's home the kernel and the image.
+    /// Adds the kernel and the image to a test's home.
     #[track_caller]
     pub(crate) fn furnish(&self, layout: &banger_proto::layout::Layout) {
         furnish(&self.state, &layout.state).unwrap_or_else(|error| panic!("furnishing {layout:?}: {error}"));
     }
 
-    /// The same, for another user.
+    /// Adds the kernel and the image to the home of another user.
     #[track_caller]
     pub(crate) fn furnish_for(&self, layout: &banger_proto::layout::Layout, uid: u32) {
         furnish_for(&self.state, &layout.state, uid).unwrap_or_else(|error| panic!("furnishing {layout:?}: {error}"));
     }
 }
 
-/// Copies that belong to `uid`, and links to the images' files, which everybody may read.
+/// Copies the files for `uid`, and links the images' files, which everybody may read.
 fn furnish_for(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
     std::fs::create_dir_all(to)?;
     std::fs::set_permissions(to, std::fs::metadata(from)?.permissions())?;
@@ -120,7 +120,7 @@ fn furnish_for(from: &Path, to: &Path, uid: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Where goldens and tests' homes are.
+/// Directory of golden homes and tests' homes.
 pub(crate) fn cache_dir() -> PathBuf {
     let from = |key: &str| std::env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
     from("XDG_CACHE_HOME")
@@ -129,7 +129,7 @@ pub(crate) fn cache_dir() -> PathBuf {
         .join("banger-tests")
 }
 
-/// Hard links of the immutable files, copies of the others, nothing of a daemon's life.
+/// Links the immutable files, copies the others, and leaves out a daemon's runtime files.
 fn furnish(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
@@ -155,14 +155,14 @@ fn link_tree(from: &Path, to: &Path) -> io::Result<()> {
         if kind.is_dir() {
             link_tree(&entry.path(), &target)?;
         } else {
-            // A link to a link is one too, so links inside a module tree survive.
+            // A hard link to a symbolic link is a symbolic link, so links inside a module tree survive.
             std::fs::hard_link(entry.path(), target)?;
         }
     }
     Ok(())
 }
 
-/// Removes the oldest goldens of other states of the code. Only names this module gives are touched.
+/// Removes the oldest golden homes of other states of the code. Only names chosen by this module are touched.
 fn make_room(cache: &Path) {
     let mut goldens: Vec<_> = std::fs::read_dir(cache)
         .into_iter()
@@ -182,7 +182,7 @@ fn make_room(cache: &Path) {
     }
 }
 
-/// Names the state of everything in [`INPUTS`].
+/// Hashes the state of everything in [`INPUTS`].
 fn key() -> String {
     let repository = repository();
     let mut files = Vec::new();

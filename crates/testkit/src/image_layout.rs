@@ -1,4 +1,4 @@
-//! Container images as files: an OCI layout, written layer by layer.
+//! Writes OCI layouts layer by layer.
 
 use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use std::{
 };
 use tar::{EntryType, Header};
 
-/// One image on its way into a layout, which may hold others.
+/// An image being written into a layout, which may hold others.
 #[derive(Debug)]
 pub struct ImageLayout {
     dir: PathBuf,
@@ -22,10 +22,10 @@ pub struct ImageLayout {
 /// A layer being written.
 pub struct LayerWriter(tar::Builder<Layer>);
 
-/// What an entry is, besides its content.
+/// Metadata of an entry.
 #[derive(Debug, Clone)]
 pub struct Entry<'a> {
-    /// Its kind.
+    /// Type of the entry.
     pub kind: EntryType,
     /// Permissions.
     pub mode: u32,
@@ -57,7 +57,7 @@ impl Entry<'_> {
 }
 
 impl ImageLayout {
-    /// An image in the layout `dir`, which is made when it is not there.
+    /// Begins an image in the layout `dir`, which is created when it is missing.
     #[track_caller]
     pub fn new(dir: &Path) -> Self {
         fs::create_dir_all(dir.join("blobs/sha256")).expect("a directory for the layout");
@@ -65,7 +65,7 @@ impl ImageLayout {
         Self { dir: dir.to_owned(), layers: Vec::new(), diff_ids: Vec::new() }
     }
 
-    /// Adds a layer; `pack` compresses it (`zstd -1`, say), or nothing does when it is empty.
+    /// Adds a layer; `pack` is the command that compresses it (`zstd -1`, say), or empty.
     #[track_caller]
     pub fn layer(&mut self, pack: &[&str], write: impl FnOnce(&mut LayerWriter)) {
         let path = self.dir.join("layer");
@@ -87,14 +87,14 @@ impl ImageLayout {
         self.layers.push(json!({"mediaType": kind, "digest": format!("sha256:{digest}"), "size": size}));
     }
 
-    /// Writes configuration and manifest, and names them; what it is called then, as `oci:DIR:TAG`. `run` is what the
-    /// image says about its commands (`Env`, `Cmd`, …).
+    /// Writes configuration and manifest, and returns the reference `oci:DIR:TAG`. `run` is the part of the
+    /// configuration about commands (`Env`, `Cmd`, …).
     #[track_caller]
     pub fn finish(self, tag: &str, run: &Value) -> String {
         self.finish_for("amd64", tag, run)
     }
 
-    /// The same for another processor.
+    /// Like `finish`, for another architecture.
     #[track_caller]
     pub fn finish_for(self, architecture: &str, tag: &str, run: &Value) -> String {
         let config = json!({"os": "linux", "architecture": architecture, "created": "2023-11-14T22:13:20Z", "config": run,
@@ -163,7 +163,7 @@ impl LayerWriter {
         written.expect("the layer can be written");
     }
 
-    /// Adds everything `tar` writes about the directory `tree`.
+    /// Adds everything `tar` writes for the directory `tree`.
     #[track_caller]
     pub fn tree(&mut self, tree: &Path) {
         let mut tar = Command::new("tar")
@@ -174,7 +174,7 @@ impl LayerWriter {
             .spawn()
             .expect("tar");
         let mut archive = tar::Archive::new(tar.stdout.take().expect("it is a pipe"));
-        // The archive's own end is not the layer's, so its entries are passed on one by one.
+        // The end of the archive is not the end of the layer, so entries are copied one by one.
         for entry in archive.entries().expect("an archive").raw(true) {
             let entry = entry.expect("an entry");
             let header = entry.header().clone();
@@ -184,14 +184,14 @@ impl LayerWriter {
     }
 }
 
-/// One record of a PAX header; its length counts itself.
+/// Formats a record of a PAX header; its length includes itself.
 fn record(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = 3 + key.len() + value.len();
     let length = (rest + 1..rest + 9).find(|length| rest + length.to_string().len() == *length).expect("there is one");
     [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
-/// Bytes on their way into a packer or a file.
+/// Writer into a compressor or a file.
 struct Layer {
     sink: Sink,
     hash: Sha256,
@@ -200,7 +200,7 @@ struct Layer {
 enum Sink {
     Packer(ChildStdin),
     File(File),
-    /// Only the digest is of interest.
+    /// Discards the bytes; only the digest matters.
     Nowhere,
 }
 

@@ -1,4 +1,4 @@
-//! Whether everything of a test's environment is what its VMs' states say: processes, sockets, files, rows, mounts.
+//! Checks that processes, sockets, files, rows and mounts of a test's environment match the states of its VMs.
 
 use crate::{TestEnv, process::marked_processes, wait_until};
 use rusqlite::{Connection, OpenFlags};
@@ -10,19 +10,19 @@ use std::{
     time::Duration,
 };
 
-/// How long things may be on their way: a shim that said its last word still has to end.
+/// Time for the environment to settle: a shim that sent its last message still has to end.
 const SETTLING: Duration = Duration::from_secs(60);
 
-/// A VM as `vm list` has it.
+/// A VM as listed by `vm list`.
 struct Listed {
     id: String,
     state: String,
     shim: Option<u64>,
     vmm: Option<u64>,
-    /// Where its ports are now.
+    /// Host addresses of its ports.
     published: Vec<String>,
     /// Whether it has an address.
-    seated: bool,
+    has_address: bool,
     network: Option<String>,
 }
 
@@ -35,7 +35,7 @@ impl Listed {
             shim: vm["shim_pid"].as_u64(),
             vmm: vm["vmm_pid"].as_u64(),
             published: texts(&vm["published"]),
-            seated: vm["ip"].is_string(),
+            has_address: vm["ip"].is_string(),
             network: vm["network"].as_str().map(str::to_owned),
         }
     }
@@ -46,18 +46,18 @@ impl Listed {
 }
 
 impl TestEnv {
-    /// Waits until no VM is on its way and everything is exactly what the states say; `vmm` is the program VMs run in.
+    /// Waits until no VM is changing state and everything matches the states; `vmm` is the program VMs run in.
     ///
-    /// A live VM has a shim, a VMM, two sockets, a plan and a runtime record, and nothing else has any of them; every VM has
-    /// a disk, and no file that its state does not have; rows, resources, leases, published ports and addresses say the
-    /// same; nothing else has a tap; no mount of this environment is left on the host, and in the namespaces of its processes
-    /// none of a VM that does not run; nor does any of them hold guest memory that is no live VM's.
+    /// A live VM has a shim, a VMM, two sockets, a plan and a runtime record, and nothing else has any of them. Every
+    /// VM has a disk, and no file that its state does not have. Rows, resources, leases, published ports and addresses
+    /// agree. Nothing else has a tap. No mount of this environment is left on the host; the namespaces of its processes
+    /// hold no mount of a VM that does not run; and no process holds guest memory of a VM that is not live.
     #[track_caller]
     pub fn assert_consistent(&self, vmm: &str) {
-        wait_until(SETTLING, "everything to be what the VMs' states say", || self.disorder(vmm));
+        wait_until(SETTLING, "everything to be what the VMs' states say", || self.inconsistency(vmm));
     }
 
-    fn disorder(&self, vmm: &str) -> Result<(), String> {
+    fn inconsistency(&self, vmm: &str) -> Result<(), String> {
         let listed = self.banger(["vm", "list", "--json"]).run().expect(0).json();
         let vms: Vec<Listed> = listed.as_array().expect("a list").iter().map(Listed::of).collect();
         if let Some(vm) = vms.iter().find(|vm| matches!(vm.state.as_str(), "starting" | "stopping")) {
@@ -88,7 +88,7 @@ impl TestEnv {
         }
     }
 
-    /// Every file of a VM is one that its state has, and those that the state must have are there.
+    /// Checks that a VM has the files its state requires, and no file its state does not allow.
     fn check_files(&self, id: &str, live: bool) -> Result<(), String> {
         let files = names(&self.layout().vms().join(id));
         let always = ["work.ext4"];
@@ -104,7 +104,7 @@ impl TestEnv {
             return Err(format!("files of VM {id} (live: {live}): {missing:?} missing, {stray:?} stray"));
         }
         let sockets = names(&self.layout().run.join("v").join(id));
-        // Firecracker's own are in a directory of theirs.
+        // Firecracker's sockets are in a directory of their own.
         let of_banger: Vec<&String> = sockets.iter().filter(|name| *name != "vmm").collect();
         if live && of_banger != ["agent.sock", "control.sock", "vsock.sock"] {
             return Err(format!("sockets of VM {id}: {sockets:?}"));
@@ -112,7 +112,7 @@ impl TestEnv {
         Ok(())
     }
 
-    /// In the network's namespace only VMs that run have a tap. How long the namespace itself stays is its own business.
+    /// Checks that only running VMs have a tap in the network's namespace. How long the namespace lives is not checked.
     fn check_taps(&self, live: &BTreeSet<String>) -> Result<(), String> {
         let holds = |process: &crate::Identity| process.command.split(' ').any(|word| word == "hold");
         let Some(holder) = self.processes("bangerd-root").into_iter().find(holds) else { return Ok(()) };
@@ -125,11 +125,12 @@ impl TestEnv {
         }
     }
 
-    /// A VMM's mounts are in a namespace of its own, and guest memory has no name: both last as long as somebody holds them.
+    /// Checks mounts and guest memory held by processes: a VMM's mounts are in a namespace of its own, and guest memory
+    /// has no name, so both last as long as somebody holds them.
     fn check_processes(&self, live: &BTreeSet<String>) -> Result<(), String> {
         let mut memory = BTreeSet::new();
         for process in marked_processes(self.home()) {
-            // One may end while it is looked at.
+            // A process may end while it is inspected.
             if let Some(line) =
                 mounts_of(process.pid.into()).lines().find(|line| vms_in(line).any(|id| !live.contains(id)))
             {
@@ -143,8 +144,8 @@ impl TestEnv {
         Err(format!("guest memory of {} VMs, and {} run", memory.len(), live.len()))
     }
 
-    /// The VMMs that run have their VM's files mounted, so that looking for what others have sees something; no fake has,
-    /// which runs unconfined.
+    /// Checks that running VMMs have their VM's files mounted, which proves that the search for foreign mounts can see
+    /// any; fakes run unconfined and have none.
     fn check_roots(&self, live: &[&Listed]) -> Result<(), String> {
         for vm in live.iter().filter(|_| !self.is_unconfined()) {
             let mounts = mounts_of(vm.vmm.unwrap_or_default());
@@ -179,7 +180,7 @@ impl TestEnv {
         let leases = rows("SELECT vm_id, CAST(pid AS TEXT) FROM leases")?;
         check_leases(&leases, &vms.iter().filter(|vm| vm.is_live()).map(|vm| vm.id.clone()).collect())?;
 
-        // A port that was named is its VM's while that runs; which one port 0 becomes is nobody's claim.
+        // A named port belongs to its VM while that runs; the port chosen for port 0 is not claimed.
         let mut published = BTreeSet::new();
         for (id, spec) in rows("SELECT id, spec FROM vms")? {
             let Some(vm) = vms.iter().find(|vm| vm.id == id && vm.is_live()) else { continue };
@@ -193,13 +194,13 @@ impl TestEnv {
         }
         self.same("published ports", &rows("SELECT vm_id, value FROM resources WHERE kind = 'port'")?, &published)?;
 
-        // One that runs without a card may have an address for the next time, and a network.
-        let cardless: Vec<&Listed> = vms.iter().filter(|vm| vm.is_live() && !vm.seated).collect();
-        let seated = vms.iter().filter(|vm| vm.seated).map(|vm| (vm.id.clone(), String::new())).collect();
+        // A VM that runs without a NIC may have an address and a network for its next start.
+        let cardless: Vec<&Listed> = vms.iter().filter(|vm| vm.is_live() && !vm.has_address).collect();
+        let has_address = vms.iter().filter(|vm| vm.has_address).map(|vm| (vm.id.clone(), String::new())).collect();
         let mut addresses = rows("SELECT vm_id, '' FROM addresses")?;
         addresses.retain(|(id, _)| !cardless.iter().any(|vm| vm.id == *id));
-        self.same("addresses", &addresses, &seated)?;
-        let named = vms.iter().filter(|vm| vm.seated).filter_map(|vm| vm.network.clone());
+        self.same("addresses", &addresses, &has_address)?;
+        let named = vms.iter().filter(|vm| vm.has_address).filter_map(|vm| vm.network.clone());
         let wanted: BTreeSet<_> = named.map(|name| (name, String::new())).collect();
         let mut networks = rows("SELECT name, '' FROM networks")?;
         networks.retain(|network| {
@@ -231,19 +232,19 @@ impl TestEnv {
     }
 }
 
-/// The mounts of a process; none of one that has ended.
+/// Mounts of a process; empty if it has ended.
 fn mounts_of(pid: u64) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default()
 }
 
-/// The ids of VMs whose files, or sockets, a text names.
+/// Ids of VMs whose files or sockets are named in a text.
 fn vms_in(text: &str) -> impl Iterator<Item = &str> {
     let is_id = |id: &&str| id.len() == 12 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let after = ["/vms/", "/v/"].into_iter().flat_map(|dir| text.split(dir).skip(1));
     after.map(|rest| rest.split(['/', ' ']).next().unwrap_or_default()).filter(is_id)
 }
 
-/// The inodes of guest memory that a process has open or mapped.
+/// Inodes of guest memory that a process has open or mapped.
 fn guest_memory(pid: u32) -> BTreeSet<u64> {
     const NAME: &str = "/memfd:banger-memory";
     let entries = |dir: &str| std::fs::read_dir(format!("/proc/{pid}/{dir}")).into_iter().flatten().flatten();
@@ -256,7 +257,7 @@ fn guest_memory(pid: u32) -> BTreeSet<u64> {
     open.chain(mapped.collect::<Vec<u64>>()).collect()
 }
 
-/// A lease is of a VM that lives, and of a client that does.
+/// Checks that every lease belongs to a live VM and a live client.
 fn check_leases(leases: &BTreeSet<(String, String)>, live: &BTreeSet<String>) -> Result<(), String> {
     for (vm, pid) in leases {
         let holder = pid.parse().ok().and_then(crate::Identity::of);
@@ -267,7 +268,7 @@ fn check_leases(leases: &BTreeSet<(String, String)>, live: &BTreeSet<String>) ->
     Ok(())
 }
 
-/// The ports that a VM's specification asks for.
+/// Ports requested in a VM's specification.
 fn asked_ports(spec: &str) -> Vec<String> {
     let spec: Value = serde_json::from_str(spec).expect("a specification is JSON");
     texts(&spec["network"]["publish"])

@@ -1,4 +1,4 @@
-//! How a program gets to where a test wants it: another network namespace, files in the place of others, an ordinary user.
+//! Starts programs where a test wants them: in another network namespace, with files replaced, as an ordinary user.
 
 use crate::netns::NetNamespace;
 use std::{
@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What happens between here and the program, as root in a mount namespace of its own. Programs are executed one in the
-/// place of the other, so that the last one has the first one's pid.
-const LEAD: &str = r#"
+/// Shell script between the test and the program, run as root in a mount namespace of its own. Each program executes
+/// the next one, so that the last one has the first one's pid.
+const SCRIPT: &str = r#"
 set -e
 while [ "$1" = bind ]; do
   mount --bind "$2" "$3"
@@ -26,26 +26,26 @@ shift 4
 exec setpriv --reuid="$uid" --regid="$uid" "${groups:---clear-groups}" -- "$@"
 "#;
 
-/// The way; the default is none at all.
+/// How a program is started; the default starts it directly.
 #[derive(Debug, Clone, Default)]
 pub struct Launcher {
     /// The network namespace.
     pub netns: Option<NetNamespace>,
-    /// Files, and which ones they stand in for.
+    /// Files, and the paths at which they are mounted.
     pub binds: Vec<(PathBuf, PathBuf)>,
-    /// The user, and perhaps an empty directory for a tap device that this user can open.
+    /// The user, and optionally an empty directory for a tap device that this user can open.
     pub user: Option<(u32, Option<PathBuf>)>,
-    /// A group the user is in besides.
+    /// Supplementary group of the user.
     pub group: Option<u32>,
 }
 
 impl Launcher {
-    /// That of an ordinary user. `tap` must exist.
+    /// Launcher for an ordinary user. `tap` must exist.
     pub fn user(uid: u32, tap: Option<&Path>) -> Self {
         Self { user: Some((uid, tap.map(Path::to_owned))), ..Self::default() }
     }
 
-    /// The words that come before the program's.
+    /// Command line to put before the program's.
     pub fn prefix(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
         if let Some(netns) = &self.netns {
@@ -54,7 +54,9 @@ impl Launcher {
         if self.binds.is_empty() && self.user.is_none() {
             return words;
         }
-        words.extend(["unshare", "--mount", "--propagation=private", "--", "sh", "-c", LEAD, "sh"].map(OsString::from));
+        words.extend(
+            ["unshare", "--mount", "--propagation=private", "--", "sh", "-c", SCRIPT, "sh"].map(OsString::from),
+        );
         for (file, over) in &self.binds {
             words.extend(["bind".into(), file.into(), over.into()]);
         }

@@ -1,7 +1,7 @@
-//! What banger's tests share: a hermetic environment around the real programs, the real kernel and image fetched once,
-//! skips that are loud, and waiting that explains itself.
+//! Tools shared by banger's tests: a hermetic environment around the real programs, the real kernel and image pulled
+//! once, skips that are reported, and waiting that explains itself.
 //!
-//! Development only. It knows the programs by their command lines and files, as a user does; it links none of them.
+//! Development only. It knows the programs by their command lines and files, as a user does, and links none of them.
 
 #![expect(clippy::print_stderr, reason = "what a failed test shows belongs on stderr")]
 

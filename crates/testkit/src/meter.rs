@@ -1,4 +1,4 @@
-//! Somebody beside a VM's channel who counts what passes.
+//! Counts the bytes that pass through a VM's channel.
 
 use crate::{TestEnv, launcher::Launcher};
 use std::{
@@ -14,9 +14,9 @@ use std::{
     thread,
 };
 
-/// Passes on what comes to the socket through which commands reach a VM's agent, for the programs that find the meter's own
-/// there: in a mount namespace of theirs. The VM's shim, which would make its socket anew where it saw another in its place,
-/// sees nothing of that, so nobody's connection depends on who of the two was the faster.
+/// Proxy for the socket through which commands reach a VM's agent. Only programs in a mount namespace of their own find
+/// the meter's socket in its place. The VM's shim, which would create its socket again if it saw another one there,
+/// does not see the meter's, so no connection depends on which of the two was faster.
 #[derive(Debug)]
 pub struct Meter {
     dir: tempfile::TempDir,
@@ -25,7 +25,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Counts what counted commands say to the agent of the VM `name`, and what it answers.
+    /// Creates a meter for the agent of the VM `name`; it counts both directions.
     #[track_caller]
     pub fn of(env: &TestEnv, name: &str) -> Self {
         let id = env.vm(name)["id"].as_str().expect("an id").parse().expect("a valid one");
@@ -38,7 +38,7 @@ impl Meter {
         let meter = Self { dir, over, passed };
         let listener = UnixListener::bind(meter.socket()).expect("a place for a socket");
         let (to, passed) = (meter.over.clone(), meter.passed.clone());
-        // It ends with the test's process: nobody finds its socket once the meter is gone.
+        // The thread ends with the test's process: nobody finds its socket once the meter is gone.
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 carry(&client, &to, &passed);
@@ -51,18 +51,18 @@ impl Meter {
         self.dir.path().join("socket")
     }
 
-    /// The words that come before those of a program that is to be counted; this process must be root.
+    /// Command line to put before that of a program to be counted; this process must be root.
     pub fn prefix(&self) -> Vec<OsString> {
         Launcher { binds: vec![(self.socket(), self.over.clone())], ..Launcher::default() }.prefix()
     }
 
-    /// Bytes that passed so far, both ways.
+    /// Bytes counted so far, in both directions.
     pub fn passed(&self) -> u64 {
         self.passed.load(Ordering::SeqCst)
     }
 }
 
-/// Passes a connection on to where the VM's socket is.
+/// Forwards a connection to the VM's socket.
 fn carry(client: &UnixStream, to: &Path, passed: &Arc<AtomicU64>) {
     let Ok(server) = UnixStream::connect(to) else { return };
     for (from, to) in [(client, &server), (&server, client)] {
@@ -76,7 +76,7 @@ fn carry(client: &UnixStream, to: &Path, passed: &Arc<AtomicU64>) {
     }
 }
 
-/// They count before they go on, so that who has seen an answer finds all of it counted.
+/// Bytes are counted before they are forwarded, so that whoever has an answer finds all of it counted.
 fn pass(mut from: &UnixStream, mut to: &UnixStream, passed: &AtomicU64) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
     use std::{fs, process::Command};
 
-    /// Says hello at the socket it is given, and prints what comes back.
+    /// Python script that writes to the socket and prints the answer.
     const ASK: &str = "
 import socket, sys
 with socket.socket(socket.AF_UNIX) as stream:
@@ -131,7 +131,7 @@ with socket.socket(socket.AF_UNIX) as stream:
         };
         assert_eq!([asks(Vec::new()), asks(meter.prefix()), asks(Vec::new())], [0, 15, 15]);
         server.join().unwrap();
-        // It leaves nothing where the socket is.
+        // Nothing else is left in the socket's directory.
         assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 1);
     }
 }

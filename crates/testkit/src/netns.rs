@@ -1,4 +1,4 @@
-//! Network namespaces as places where closures and programs run: a test's own internet, LAN and host.
+//! Network namespaces in which closures and programs run: a test's own internet, LAN and host.
 
 #![expect(unsafe_code, reason = "unshare")]
 
@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-/// A network namespace. Clones are the same; it ends with the last, and with what runs in it.
+/// A network namespace. Clones share it; it ends with the last clone and the last process in it.
 #[derive(Debug, Clone)]
 pub struct NetNamespace(Arc<OwnedFd>);
 
@@ -23,7 +23,7 @@ impl Default for NetNamespace {
 }
 
 impl NetNamespace {
-    /// A new one, with nothing but a loopback that is down.
+    /// Creates a namespace with nothing but a loopback that is down.
     pub fn new() -> Self {
         let made = std::thread::spawn(|| {
             // SAFETY: the thread shares its descriptors with the others still.
@@ -33,18 +33,18 @@ impl NetNamespace {
         made.join().expect("the thread does not panic")
     }
 
-    /// That of a process.
+    /// Opens the namespace of a process.
     #[track_caller]
     pub fn of(pid: u32) -> Self {
         Self::of_any(pid).expect("a network namespace")
     }
 
-    /// That of a process, which may end meanwhile.
+    /// Opens the namespace of a process; `None` if the process has ended.
     pub fn of_any(pid: u32) -> Option<Self> {
         Self::open(&format!("/proc/{pid}/ns/net"))
     }
 
-    /// A path that names it, while this process lives.
+    /// Path of the namespace, valid while this process lives.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
@@ -53,12 +53,12 @@ impl NetNamespace {
         open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok().map(|netns| Self(Arc::new(netns)))
     }
 
-    /// Runs something in it.
+    /// Runs a closure in the namespace.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         self.start(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// Starts something in it.
+    /// Starts a thread in the namespace.
     pub fn start<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
         let netns = self.clone();
         std::thread::spawn(move || {
@@ -68,7 +68,7 @@ impl NetNamespace {
         })
     }
 
-    /// Runs a program in it; what it printed.
+    /// Runs a program in the namespace and returns its stdout.
     #[track_caller]
     pub fn command(&self, line: &str) -> String {
         let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
@@ -81,7 +81,7 @@ impl NetNamespace {
         text
     }
 
-    /// Writes on a link whose it is.
+    /// Sets the alias of a link, which names its owner.
     #[track_caller]
     pub fn write_on(&self, link: &str, alias: &str) {
         let words = ["link", "set", "dev", link, "alias", alias].map(str::to_owned);
@@ -89,7 +89,7 @@ impl NetNamespace {
         assert!(status.is_ok_and(|status| status.success()), "{link}: {alias}");
     }
 
-    /// Several, one a line.
+    /// Runs several programs, one per line.
     #[track_caller]
     pub fn commands(&self, lines: &str) {
         for line in lines.lines().map(str::trim).filter(|line| !line.is_empty()) {

@@ -6,8 +6,8 @@ use std::{
     process::Command,
 };
 
-/// Downloads the package `name` by an apt with directories of its own below `home`: the host's lists may be of yesterday,
-/// and its hooks are about its own cache.
+/// Downloads the package `name` with apt's directories below `home`: the host's lists may be old, and its hooks concern
+/// its own cache.
 #[track_caller]
 pub fn package(home: &Path, name: &str) -> PathBuf {
     let apt = home.join("apt");
@@ -20,7 +20,7 @@ pub fn package(home: &Path, name: &str) -> PathBuf {
         ("Dir::State::status", "/var/lib/dpkg/status".to_owned()),
         ("Dir::Cache", below("")),
         ("Dir::Log", below("log")),
-        // Else root's apt downloads as somebody who may not enter the test's home.
+        // Otherwise root's apt downloads as a user who may not enter the test's home.
         ("APT::Sandbox::User", "root".to_owned()),
     ];
     let config = apt.join("apt.conf");

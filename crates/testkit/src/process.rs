@@ -1,7 +1,7 @@
 //! Processes: proven identity, and which ones belong to a test.
 //!
-//! A pid alone proves nothing. What is ended here was found by a mark no other process can carry (the random path of a
-//! test's directory), is held by a pidfd, and was looked at again after the pidfd was open.
+//! A pid alone proves nothing. A process that is ended here was found by a mark no other process can carry (the random
+//! path of a test's directory), is held by a pidfd, and was checked again after the pidfd was open.
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-/// What processor time is counted in, in Linux' interface to programs.
+/// Unit of processor time in Linux' interface to programs.
 const TICK: Duration = Duration::from_millis(10);
 
-/// A process as it was when it was looked at.
+/// Identity of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Process id.
@@ -28,7 +28,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The process with this pid, unless it has ended (a zombie has).
+    /// Identity of the process with this pid; `None` if it has ended (as a zombie has).
     pub fn of(pid: u32) -> Option<Self> {
         let stat = Stat::of(pid)?;
         if matches!(stat.field(3)?, "Z" | "X") {
@@ -40,32 +40,32 @@ impl Identity {
         Some(Self { pid, start_time, command })
     }
 
-    /// A number of its `/proc/<pid>/stat`, counted as proc(5) does.
+    /// Reads a numeric field of its `/proc/<pid>/stat`, numbered as in proc(5).
     #[track_caller]
     pub fn stat(&self, field: usize) -> i64 {
         let number = Stat::of(self.pid).and_then(|stat| stat.field(field)?.parse().ok());
         number.unwrap_or_else(|| panic!("{self:?} has ended"))
     }
 
-    /// How much of a processor it has taken so far.
+    /// Processor time it has used so far.
     #[track_caller]
     pub fn processor_time(&self) -> Duration {
         let ticks = self.stat(14) + self.stat(15);
         TICK * u32::try_from(ticks).expect("a number of ticks")
     }
 
-    /// Whether this very process still runs.
+    /// Whether this process still runs.
     pub fn is_alive(&self) -> bool {
         Self::of(self.pid).is_some_and(|now| now.start_time == self.start_time)
     }
 
-    /// Sends a signal to this very process; `false` when it has ended.
+    /// Sends a signal to this process; `false` if it has ended.
     pub fn signal(&self, signal: Signal) -> bool {
         self.pidfd().is_some_and(|pidfd| pidfd_send_signal(&pidfd, signal).is_ok())
     }
 
-    /// Waits until this very process has ended, or panics. Its first thread may be a zombie while others still end and
-    /// its sockets still take connections; a pidfd is readable only after the last one.
+    /// Waits until this process has ended, or panics. Its first thread may be a zombie while other threads still run
+    /// and its sockets still take connections; a pidfd is readable only after the last one.
     #[track_caller]
     pub fn wait_gone(&self, deadline: Duration) {
         let pidfd = self.raw_pidfd();
@@ -82,20 +82,20 @@ impl Identity {
         });
     }
 
-    /// A descriptor of this very process, `None` when it has ended.
+    /// Opens a pidfd of this process; `None` if it has ended.
     fn pidfd(&self) -> Option<OwnedFd> {
         let pidfd = self.raw_pidfd()?;
         self.is_alive().then_some(pidfd)
     }
 
-    /// A descriptor of whatever has this pid now.
+    /// Opens a pidfd of whatever has this pid now.
     fn raw_pidfd(&self) -> Option<OwnedFd> {
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         pidfd_open(pid, PidfdFlags::empty()).ok()
     }
 }
 
-/// `/proc/<pid>/stat` behind its second field, the program's name in parentheses, which may hold anything.
+/// `/proc/<pid>/stat` after its second field, the program's name in parentheses, which may hold anything.
 struct Stat(String);
 
 impl Stat {
@@ -104,21 +104,21 @@ impl Stat {
         Some(Self(stat.rsplit_once(')')?.1.to_owned()))
     }
 
-    /// Counted as proc(5) does.
+    /// Returns a field, numbered as in proc(5).
     fn field(&self, number: usize) -> Option<&str> {
         self.0.split_whitespace().nth(number.checked_sub(3)?)
     }
 }
 
-/// All processes of this user whose command line, environment, working directory or executable is under `home`, but
-/// for the caller and others that run the same test program.
+/// Finds all processes of this user whose command line, environment, working directory or executable is under `home`,
+/// except the caller and others that run the same test program.
 pub fn marked_processes(home: &Path) -> Vec<Identity> {
     let own_exe = exe(std::process::id());
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("/proc can be read").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         let exe = exe(pid);
-        // A child of this program between fork and exec still carries what its parent carries.
+        // A child of this program between fork and exec still has its parent's command line and environment.
         if exe.is_some() && exe == own_exe {
             continue;
         }

@@ -1,6 +1,6 @@
-//! Debian's `docker-registry` on loopback, what `skopeo` puts into it, and what it was asked for.
+//! Debian's `docker-registry` on loopback, filled by `skopeo`, and a log of its requests.
 //!
-//! Ask for the capability `registry` first.
+//! Call `require("registry")` first.
 
 use crate::wait::wait_until;
 use std::{
@@ -12,10 +12,10 @@ use std::{
     time::Duration,
 };
 
-/// How long it may take to listen on a busy machine.
+/// Time to start listening on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
-/// A registry of its own, which ends when it is dropped.
+/// A registry, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Registry {
     child: Child,
@@ -24,7 +24,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts one that keeps everything below `dir`. `more` goes on with its configuration, within `http`.
+    /// Starts a registry that keeps everything below `dir`. `more` is the end of its configuration, within `http`.
     #[track_caller]
     pub fn start(dir: &Path, more: &str) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port").port();
@@ -52,7 +52,7 @@ impl Registry {
         registry
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// Port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -62,14 +62,14 @@ impl Registry {
         format!("127.0.0.1:{}/{name}", self.port)
     }
 
-    /// Copies an image of `skopeo`'s, such as `oci:DIR:TAG`, into it; `options` are `skopeo copy`'s.
+    /// Copies an image, such as `oci:DIR:TAG`, into the registry; `options` are those of `skopeo copy`.
     #[track_caller]
     pub fn push(&self, options: &[&str], source: &str, name: &str) {
         let target = format!("docker://{}", self.reference(name));
         skopeo(&[&["copy", "--dest-tls-verify=false"], options, &[source, &target]].concat());
     }
 
-    /// Stores the only image of the layout `dir` as it is; `skopeo` compresses what is not.
+    /// Stores the only image of the layout `dir` as it is; `skopeo` compresses layers that are uncompressed.
     #[track_caller]
     pub fn store(&self, dir: &Path, name: &str, tag: &str) {
         let index = fs::read(dir.join("index.json")).expect("a layout");
@@ -92,10 +92,11 @@ impl Registry {
         assert!(answer.contains(" 201 "), "{answer}");
     }
 
-    /// What it was asked for, in order, each as `GET /v2/NAME/blobs/sha256:… 200`. An answer that was sent may not be in it yet.
+    /// Requests in order, each as `GET /v2/NAME/blobs/sha256:… 200`. A request whose answer was just sent may be
+    /// missing.
     pub fn requests(&self) -> Vec<String> {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        // As web servers write it: client - - [time] "METHOD path HTTP/1.1" status bytes "referrer" "agent".
+        // Common log format: client - - [time] "METHOD path HTTP/1.1" status bytes "referrer" "agent".
         let lines = log.lines().filter_map(|line| {
             let mut parts = line.split('"');
             let request = parts.nth(1)?.strip_suffix(" HTTP/1.1")?;
@@ -105,7 +106,7 @@ impl Registry {
         lines.collect()
     }
 
-    /// Head and body of what it answers to a GET of `path`, for whoever takes manifests of every kind.
+    /// Head and body of the answer to a GET of `path`, with every kind of manifest accepted.
     #[track_caller]
     pub fn get(&self, path: &str) -> String {
         let accept = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \

@@ -1,4 +1,4 @@
-//! A connection in between that is not to be relied on.
+//! An unreliable proxy.
 
 use std::{
     io::{Read, Write},
@@ -6,14 +6,14 @@ use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
-/// Passes connections on to a port of this host; of what comes back, each gets so much, and then something happens.
+/// Forwards connections to a port of this host; after a number of bytes of answers something happens.
 #[derive(Debug, Clone, Copy)]
 pub struct Relay {
     port: u16,
 }
 
 impl Relay {
-    /// Each connection ends after `most` bytes of answers.
+    /// Ends each connection after `most` bytes of answers.
     #[track_caller]
     pub fn dropping(to: u16, most: u64) -> Self {
         Self::start(to, most, |client, server| {
@@ -22,7 +22,7 @@ impl Relay {
         })
     }
 
-    /// After `most` bytes of answers `then` is called, and nothing more comes until the client goes away.
+    /// Calls `then` after `most` bytes of answers, and sends nothing more until the client closes.
     #[track_caller]
     pub fn stalling(to: u16, most: u64, then: impl Fn() + Send + Sync + 'static) -> Self {
         Self::start(to, most, move |mut client, server| {
@@ -32,7 +32,7 @@ impl Relay {
         })
     }
 
-    /// After `most` bytes of answers nothing more comes until what is returned here is dropped, and then all of it does.
+    /// Stops after `most` bytes of answers until the returned guard is dropped, and then sends the rest.
     #[track_caller]
     pub fn holding(to: u16, most: u64) -> (Self, Hold) {
         let hold = Hold::default();
@@ -47,12 +47,12 @@ impl Relay {
         (relay, hold)
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// Port on 127.0.0.1.
     pub fn port(self) -> u16 {
         self.port
     }
 
-    /// It ends with the test's process: nothing but the test knows its port.
+    /// The relay ends with the test's process: nothing but the test knows its port.
     #[track_caller]
     fn start(to: u16, most: u64, at_the_end: impl Fn(TcpStream, TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -73,7 +73,7 @@ impl Relay {
     }
 }
 
-/// What [`Relay::holding`] waits for the end of.
+/// Guard whose drop lets [`Relay::holding`] continue.
 #[derive(Debug, Default)]
 pub struct Hold(Arc<(Mutex<bool>, Condvar)>);
 
@@ -85,7 +85,7 @@ impl Drop for Hold {
     }
 }
 
-/// A connection to who answers, to which all questions are passed on.
+/// Connects to the server and forwards all requests.
 fn connect(client: &TcpStream, to: u16) -> std::io::Result<TcpStream> {
     let server = TcpStream::connect(("127.0.0.1", to))?;
     let (mut questions, mut ear) = (client.try_clone()?, server.try_clone()?);
@@ -97,7 +97,7 @@ fn connect(client: &TcpStream, to: u16) -> std::io::Result<TcpStream> {
     Ok(server)
 }
 
-/// Passes `most` bytes of answers on; whether there were as many.
+/// Forwards `most` bytes of answers; returns whether there were as many.
 fn pass(mut client: &TcpStream, mut server: &TcpStream, most: u64) -> std::io::Result<bool> {
     let mut buffer = vec![0; 16 << 10];
     let mut left = most;

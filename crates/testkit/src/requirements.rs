@@ -1,8 +1,8 @@
-//! What a host can do, and what happens to a test that needs more.
+//! Requirements of tests on the host.
 //!
-//! A test that cannot run here says so on stderr, past the harness's capture, and leaves a line in the file that
-//! `BANGER_TEST_SKIPS` names, which is counted at the end of a run. `BANGER_TEST_REQUIRE` lists what must be there: a skip
-//! for one of those is a failure.
+//! A test that cannot run here reports that on stderr, past the harness's capture, and appends a line to the file named
+//! by `BANGER_TEST_SKIPS`, which is counted at the end of a run. `BANGER_TEST_REQUIRE` lists requirements whose lack is
+//! a failure instead of a skip.
 
 use crate::subordinate::IDS;
 use std::{
@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-/// Bytes that must be free for a test that needs room.
+/// Free bytes required by `room`.
 const ROOM: u64 = 5 << 30;
 
 /// Whether this host has the capability called `name`; otherwise the calling test is recorded as skipped.
@@ -59,7 +59,7 @@ pub fn require(name: &str) -> bool {
 }
 
 fn record(line: &str) {
-    // The harness captures eprint!, not the stream itself; a skip nobody sees is not a skip.
+    // The harness captures eprint!, not the stream itself, and a skip must be visible.
     let _ = std::io::stderr().write_all(line.as_bytes());
     let Some(path) = std::env::var_os("BANGER_TEST_SKIPS") else { return };
     let file = std::fs::OpenOptions::new().append(true).create(true).open(&path);
@@ -108,7 +108,7 @@ fn probe(name: &str) -> Result<(), String> {
     }
 }
 
-/// Finds a program on the PATH or where Debian keeps those of the administrator.
+/// Finds a program on the PATH or in Debian's directories for administrators.
 fn program(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -126,7 +126,7 @@ fn kvm_guests() -> Result<(), String> {
     if said.contains("usable") { Ok(()) } else { Err(said) }
 }
 
-/// Whether a test may leave a few gigabytes lying about for a while.
+/// Checks that there is room for a few gigabytes of temporary files.
 fn room() -> Result<(), String> {
     let place = crate::golden::cache_dir();
     let there = std::fs::create_dir_all(&place).and_then(|()| Ok(rustix::fs::statvfs(&place)?));
@@ -135,7 +135,7 @@ fn room() -> Result<(), String> {
     if free >= ROOM { Ok(()) } else { Err(format!("{} has {} MiB free", place.display(), free >> 20)) }
 }
 
-/// Whether this process may mount a file system, tried in a mount namespace that ends with the try.
+/// Checks that this process may mount a file system, in a temporary mount namespace.
 fn mount() -> Result<(), String> {
     let tried = Command::new("unshare")
         .args(["--mount", "--", "mount", "-t", "tmpfs", "-o", "size=64k", "none", "/mnt"])
@@ -144,7 +144,7 @@ fn mount() -> Result<(), String> {
     if tried.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()) }
 }
 
-/// Whether this process may make a user namespace and forbid more of them there, tried in one that ends with the try.
+/// Checks that this process may create a user namespace and forbid further ones in it, in a temporary one.
 fn user_namespace() -> Result<(), String> {
     let tried = Command::new("unshare")
         .args(["--user", "--map-root-user", "--", "sh", "-c", "echo 0 >/proc/sys/user/max_user_namespaces"])
@@ -153,7 +153,8 @@ fn user_namespace() -> Result<(), String> {
     if tried.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()) }
 }
 
-/// Whether an ordinary user may have a user namespace here, and root may give ids for it by files in the place of the host's.
+/// Checks that an ordinary user may create a user namespace here, and that root may assign ids to it by files mounted
+/// over the host's.
 fn subordinate_ids() -> Result<(), String> {
     ["newuidmap", "newgidmap", "setpriv"].into_iter().try_for_each(|it| program(it).map(drop))?;
     if let Some(file) = ["/etc/subuid", "/etc/subgid"].into_iter().find(|file| !Path::new(file).is_file()) {
@@ -174,7 +175,7 @@ fn subordinate_ids() -> Result<(), String> {
     if tried.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&tried.stderr).trim().to_owned()) }
 }
 
-/// Whether this process may make a network namespace and a tap in it, tried in one that ends with the try.
+/// Checks that this process may create a network namespace and a tap in it, in a temporary one.
 fn network_namespace() -> Result<(), String> {
     let tried = Command::new("unshare")
         .args(["--net", "--", "ip", "tuntap", "add", "try0", "mode", "tap"])

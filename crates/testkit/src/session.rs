@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a stream said so far, collected by a thread of its own so that no writer ever blocks on the test.
+/// Output of a stream so far, collected by a thread of its own so that no writer ever blocks on the test.
 #[derive(Debug)]
 struct Collected {
     bytes: Arc<Mutex<Vec<u8>>>,
@@ -42,7 +42,7 @@ impl Collected {
         self.bytes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Everything, once the stream has ended.
+    /// Returns everything once the stream has ended.
     fn whole(&mut self, deadline: Duration) -> Vec<u8> {
         if let Some(reader) = self.reader.take() {
             wait_until(deadline, "the end of the output (somebody still holds it open)", || {
@@ -81,7 +81,7 @@ impl Session {
         Self { stdin: child.stdin.take(), child, stdout, stderr, started }
     }
 
-    /// The process.
+    /// Pid of the process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -101,7 +101,7 @@ impl Session {
     /// Writes everything to its stdin, in the background, and ends it.
     pub(crate) fn feed(&mut self, bytes: Vec<u8>) {
         let mut stdin = self.stdin.take().expect("stdin is open");
-        // A command that does not read all of it is no failure of the test.
+        // A command that does not read all its input is no failure of the test.
         std::thread::spawn(move || drop(stdin.write_all(&bytes)));
     }
 
@@ -160,7 +160,7 @@ impl Drop for Session {
     }
 }
 
-/// What a terminal's leader puts around the exit status of its command, at the end of all that the command wrote.
+/// Byte that a terminal's leader writes around the exit status, after all output of the command.
 const STATUS_MARK: u8 = 0o36;
 
 /// A running command on a terminal of its own. A shell leads the session and outlives the command.
@@ -183,25 +183,25 @@ impl Terminal {
         let copy = || Stdio::from(user.try_clone().expect("a descriptor"));
         command.stdin(copy()).stdout(copy()).stderr(copy());
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        // The command keeps its three copies until it is dropped, and with them the terminal open.
+        // The command holds three copies of the terminal until it is dropped, which keep it open.
         drop(command);
         let master = File::from(master);
         let transcript = Collected::from(master.try_clone().expect("a descriptor"));
         Self { child, master, transcript }
     }
 
-    /// The process that leads the session, whose child the command is.
+    /// Pid of the session leader, whose child the command is.
     pub fn leader(&self) -> u32 {
         self.child.id()
     }
 
-    /// Types.
+    /// Types text.
     #[track_caller]
     pub fn type_in(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).expect("the terminal is open");
     }
 
-    /// Changes the window's size, as a person dragging its corner.
+    /// Changes the size of the window.
     pub fn resize(&self, cols: u16, rows: u16) {
         set_size(&self.master, cols, rows);
     }
@@ -212,22 +212,22 @@ impl Terminal {
         self.transcript.wait_for(text, deadline);
     }
 
-    /// What the screen has shown so far.
+    /// Output on the screen so far.
     pub fn so_far(&self) -> String {
         String::from_utf8_lossy(&self.transcript.so_far()).into_owned()
     }
 
-    /// Waits for its end; stdout is all the screen has shown.
+    /// Waits for its end; stdout is everything the screen has shown.
     #[track_caller]
     pub fn finish(mut self, deadline: Duration) -> Output {
         let started = Instant::now();
-        // A daemon that was started here may still hold the terminal, so its own end may be long in coming.
+        // A daemon that was started here may hold the terminal open for a while after the command's end.
         let (status, stdout) = wait_until(deadline, "the end of the command", || {
             let leader = self.child.try_wait().expect("it is a child");
             let shown = self.transcript.so_far();
             match (parted(&shown), leader) {
                 (Some((shown, status)), _) => Ok((status, shown.to_vec())),
-                // It was ended before its command.
+                // The leader ended before its command.
                 (None, Some(status)) => Ok((status, shown)),
                 (None, None) => Err(String::from_utf8_lossy(&shown).into_owned()),
             }
@@ -236,7 +236,7 @@ impl Terminal {
     }
 }
 
-/// What a command wrote, and how it ended, once its leader has said so.
+/// Splits the output into what the command wrote and its status, once the leader has written that.
 fn parted(shown: &[u8]) -> Option<(&[u8], ExitStatus)> {
     let shown = shown.strip_suffix(&[STATUS_MARK])?;
     let mark = shown.iter().rposition(|byte| *byte == STATUS_MARK)?;
@@ -265,7 +265,7 @@ fn set_size(terminal: &File, cols: u16, rows: u16) {
 }
 
 fn end(child: &mut Child) {
-    // Not waited for yet, so the pid is still this child's.
+    // The child is not reaped yet, so the pid is still its own.
     if matches!(child.try_wait(), Ok(None)) {
         let _ = child.kill();
         let _ = child.wait();
@@ -295,7 +295,7 @@ mod tests {
     fn how_a_command_on_a_terminal_ended_is_told_and_its_keys_are_its_own() {
         shell("kill -TERM $$").spawn_on_terminal(80, 24).finish(SOON).expect(128 + 15);
         Invocation::new("/no/such/program").spawn_on_terminal(80, 24).finish(SOON).expect(127);
-        // What its leader does about the key the command does not inherit.
+        // The command does not inherit the leader's trap.
         for (line, code) in [("trap 'exit 9' INT; ", 9), ("", 128 + 2)] {
             let line = format!("{line}echo up; while :; do sleep 0.05; done");
             let mut terminal = shell(&line).spawn_on_terminal(80, 24);

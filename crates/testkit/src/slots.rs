@@ -1,10 +1,10 @@
-//! Tests that load the machine run together; a few that load it wholly run alone.
+//! Locks by which a few tests that need the whole machine run alone.
 
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 static MACHINE: RwLock<()> = RwLock::new(());
 
-/// Held by a test that gets on with others.
+/// Held by a test that may run beside others.
 pub fn shared() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().unwrap_or_else(PoisonError::into_inner)
 }

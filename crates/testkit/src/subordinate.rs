@@ -1,7 +1,7 @@
-//! An ordinary user with subordinate ids, and what such a user's programs leave.
+//! An ordinary user with subordinate ids, and a check for what that user's programs leave behind.
 //!
-//! The host's own files stay as they are: the user's programs find others in their place, and a directory of the test's in
-//! the place of `/var/tmp`.
+//! The host's own files stay as they are: the user's programs see other files mounted over them, and a directory of the
+//! test's at `/var/tmp`.
 
 use crate::{Identity, TestEnv};
 use std::{
@@ -11,14 +11,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The ids, which are nobody's on a host.
+/// Subordinate ids, which no host assigns.
 pub(crate) const IDS: Range<u32> = 1_900_000_000..1_900_065_536;
-/// What the user's programs find in the place of [`TEMPORARY`].
+/// Directory mounted at [`TEMPORARY`] for the user's programs.
 const OWN: &str = "var-tmp";
 const TEMPORARY: &str = "/var/tmp";
 
 impl TestEnv {
-    /// Gives its ordinary user a name and 65,536 subordinate ids, before anything runs. One test of a user at a time.
+    /// Gives the environment's ordinary user a name and 65,536 subordinate ids, before anything runs. Only one test per
+    /// user at a time.
     #[track_caller]
     pub fn with_subordinate_ids(&mut self, uid: u32) {
         let name = format!("u{uid}");
@@ -39,7 +40,7 @@ impl TestEnv {
         self.bind(own, TEMPORARY);
     }
 
-    /// Files, processes and mounts of this user's and its subordinate ids', but for the home and the daemon.
+    /// Lists files, processes and mounts of this user and its subordinate ids, except the home and the daemon.
     pub fn left_by(&self, uid: u32) -> Vec<String> {
         let is_theirs = |owner: u32| owner == uid || IDS.contains(&owner);
         let (own, tmp) = (self.home().join(OWN), std::env::temp_dir());
@@ -56,7 +57,7 @@ impl TestEnv {
                 .filter(|(owner, process)| is_theirs(*owner) && !is_daemon(process))
                 .map(|(owner, process)| format!("process {} of {owner}: {}", process.pid, process.command)),
         );
-        // Its programs have mounts of their own.
+        // Its programs run in a mount namespace of their own.
         let mounts = daemon.map(|daemon| fs::read_to_string(format!("/proc/{}/mounts", daemon.pid)));
         let mounts = mounts.and_then(Result::ok).unwrap_or_default();
         let below = format!(" {TEMPORARY}/");
@@ -65,12 +66,12 @@ impl TestEnv {
     }
 }
 
-/// What is in a directory.
+/// Entries of a directory.
 fn names(dir: &Path) -> Vec<PathBuf> {
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-/// Every process of this host that has not ended, and whose it is.
+/// Every process of this host that has not ended, and its owner.
 fn all_processes() -> impl Iterator<Item = (u32, Identity)> {
     let pids = fs::read_dir("/proc").expect("/proc can be read").flatten();
     pids.filter_map(|entry| {

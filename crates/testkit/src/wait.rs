@@ -1,13 +1,13 @@
-//! Waiting for a fact instead of for a while.
+//! Waits for a condition instead of a fixed time.
 
 use std::time::{Duration, Instant};
 
-/// How often a fact is looked for that announces itself to nobody.
+/// Interval between two probes.
 const PROBE_INTERVAL: Duration = Duration::from_millis(15);
 
-/// Calls `probe` until it gives a value, and returns that value. A probe that has none yet says what it saw instead.
+/// Calls `probe` until it returns a value, and returns that value. A probe without a value returns what it saw instead.
 ///
-/// Panics with `what` and the last evidence once `deadline` has passed.
+/// Panics with `what` and the last observation once `deadline` has passed.
 #[track_caller]
 pub fn wait_until<T>(deadline: Duration, what: &str, mut probe: impl FnMut() -> Result<T, String>) -> T {
     let started = Instant::now();

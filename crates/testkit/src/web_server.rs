@@ -1,4 +1,4 @@
-//! A directory shown to the public by a real web server on loopback.
+//! Serves a directory with a real web server on loopback.
 
 use std::{
     io::{BufRead, BufReader},
@@ -6,8 +6,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Python's own server: what it says of a file is what a user's server says.
-/// It ends with its stdin, which is closed however the test ends.
+/// Python's own server, which answers as a user's server would. It ends with its stdin, which is closed however the
+/// test ends.
 const SERVER: &str = "
 import functools, http.server, os, sys, threading
 threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
@@ -46,7 +46,7 @@ impl FileServer {
         Some(Self { server, port })
     }
 
-    /// The address of what is at `path` in the directory.
+    /// URL of the file `path` in the directory.
     pub fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}/{path}", self.port)
     }

@@ -1,13 +1,13 @@
-//! Samples, medians, and what was hoped for.
+//! Samples, medians and targets.
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::{fmt, path::Path, time::Duration};
 
-/// Fewer rounds than this tell whether a scenario works, and nothing about its ratio.
+/// Minimum of rounds for a figure; fewer only show whether a scenario works.
 pub(super) const QUOTABLE: u32 = 10;
 
-/// Everything one run of the benchmark found.
+/// Results of one run of the benchmark.
 #[derive(Default, Serialize)]
 pub(crate) struct Report {
     rounds: u32,
@@ -31,11 +31,11 @@ struct Comparison {
     ratio: f64,
     target: Target,
     met: bool,
-    /// Why so few rounds are enough to be quoted, where they are.
+    /// Reason why few rounds are enough for a figure, if they are.
     few: Option<&'static str>,
 }
 
-/// What a comparison should give.
+/// Target of a comparison.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Target {
@@ -43,7 +43,7 @@ pub(crate) enum Target {
     Ratio(f64),
     /// Ours is at most this many milliseconds more than theirs.
     MoreMs(f64),
-    /// Whatever it is: nobody promised anything.
+    /// No target.
     Told,
 }
 
@@ -67,19 +67,19 @@ struct Series {
     met: bool,
 }
 
-/// What one thing may take.
+/// Target of a single measurement.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Limit {
-    /// The middle one of the samples takes at most so many milliseconds.
+    /// The median takes at most so many milliseconds.
     MedianMs(f64),
-    /// Of a hundred, at least ninety-five take at most so many milliseconds.
+    /// The 95th percentile takes at most so many milliseconds.
     P95Ms(f64),
-    /// However long it takes: that nothing failed is the result.
+    /// No time limit: that nothing failed is the result.
     NoFailure,
 }
 
-/// Two amounts of bytes, which are the same each time.
+/// Two amounts of bytes, the same in each run.
 #[derive(Serialize)]
 struct Weight {
     what: String,
@@ -109,7 +109,7 @@ struct PhaseTime {
 }
 
 impl Report {
-    /// Nothing yet; comparisons will have so many rounds.
+    /// Creates an empty report; comparisons will have so many rounds.
     pub(crate) fn of(rounds: u32) -> Self {
         Self { rounds, ..Self::default() }
     }
@@ -124,7 +124,7 @@ impl Report {
         mut theirs: impl FnMut() -> Result<Duration>,
     ) -> Result<()> {
         let (mut ours_ms, mut theirs_ms) = (Vec::new(), Vec::new());
-        // One of each that does not count: files into the page cache, the daemon up.
+        // A warm-up of each: files into the page cache, the daemon up.
         ours()?;
         theirs()?;
         for round in 0..rounds {
@@ -155,7 +155,7 @@ impl Report {
         Ok(())
     }
 
-    /// The comparison before is a figure with this many rounds too, and `why`.
+    /// Accepts the previous comparison as a figure with this many rounds, because of `why`.
     pub(crate) fn few_are_enough(&mut self, rounds: u32, why: &'static str) {
         if let Some(last) = self.comparisons.last_mut().filter(|last| last.ours_ms.len() >= rounds as usize) {
             last.few = Some(why);
@@ -170,7 +170,7 @@ impl Report {
         rounds: u32,
         mut work: impl FnMut() -> Result<Duration>,
     ) -> Result<()> {
-        // As above, one that does not count.
+        // A warm-up, as above.
         work()?;
         let ms = (0..rounds).map(|_| Ok(millis(work()?))).collect::<Result<Vec<f64>>>()?;
         let (found_ms, most) = match limit {
@@ -182,7 +182,7 @@ impl Report {
         Ok(())
     }
 
-    /// Notes bytes of ours and of theirs.
+    /// Adds bytes of banger and of the other side.
     pub(crate) fn weigh(&mut self, (what, against): (&str, &str), target: Target, ours: u64, theirs: u64) {
         #[expect(clippy::cast_precision_loss, reason = "a ratio")]
         let ratio = ours as f64 / theirs as f64;
@@ -198,12 +198,12 @@ impl Report {
         });
     }
 
-    /// Notes the memory of a process.
+    /// Adds the memory of a process.
     pub(crate) fn size(&mut self, what: &str, kib: u64, target_kib: u64) {
         self.sizes.push(Size { what: what.to_owned(), kib, target_kib, met: kib <= target_kib });
     }
 
-    /// Notes the median of one phase's samples, each (start, duration) in milliseconds.
+    /// Adds the median of one phase's samples, each (start, duration) in milliseconds.
     pub(crate) fn phase(&mut self, name: &str, samples: &[(f64, f64)]) {
         let started: Vec<f64> = samples.iter().map(|sample| sample.0).collect();
         let durations: Vec<f64> = samples.iter().map(|sample| sample.1).collect();
@@ -214,7 +214,7 @@ impl Report {
         });
     }
 
-    /// Notes what was not measured, and why.
+    /// Adds a scenario that was not measured, and why.
     pub(crate) fn leave_out(&mut self, what: &str) {
         self.left_out.push(what.to_owned());
     }
@@ -292,7 +292,7 @@ fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// The middle of the samples; of an even number the mean of the two middle ones.
+/// Median of the samples; the mean of the two middle ones for an even number.
 fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -303,7 +303,7 @@ fn median(samples: &[f64]) -> f64 {
     }
 }
 
-/// The sample below or at which 95 of 100 are.
+/// 95th percentile of the samples.
 fn p95(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -338,7 +338,7 @@ mod tests {
             report.phase("p", &[(0.0, 1.0)]);
             assert_eq!(report.to_string().contains("NOT A FIGURE: phases: 9 rounds"), said);
         }
-        // Those that were done count, and not those that were asked for.
+        // The rounds that were done count, not those requested.
         let mut report = Report::of(QUOTABLE);
         let instant = || Ok(Duration::from_millis(1));
         report.compare(("slow", "slower"), Target::Told, 3, instant, instant).unwrap();

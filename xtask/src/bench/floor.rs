@@ -1,8 +1,8 @@
-//! Bare QEMU: the arguments of a real VM, started by hand.
+//! Bare QEMU: starts QEMU by hand with the arguments of a real VM.
 //!
-//! The arguments are read from a running VMM's `/proc/<pid>/cmdline`, so the floor is never a different machine; the names
-//! a confined VMM has for its files are those of its launch plan again. Files the VM writes are copied before its first
-//! boot; descriptors it inherits are made anew: a socketpair for each socket, a memory file for guest memory.
+//! The arguments are read from a running VMM's `/proc/<pid>/cmdline`, so both sides run the same machine; file names of
+//! the confined VMM are replaced by those of its launch plan. Files the VM writes are copied before its first boot;
+//! inherited descriptors are created anew: a socketpair for each socket, a memory file for guest memory.
 
 use anyhow::{Context, Result, bail, ensure};
 use banger_link::HostSession;
@@ -25,19 +25,19 @@ use std::{
 };
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// Longest a bare boot may take.
+/// Timeout of a bare boot.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What to start, and on which files.
+/// Program, arguments and files of the machine.
 pub(crate) struct Floor {
     argv: Vec<String>,
-    /// The work disk as it was made, and the copy of it that is booted.
+    /// The original work disk, and the copy of it that is booted.
     work_disk: (PathBuf, PathBuf),
     memory: u64,
 }
 
 impl Floor {
-    /// Boots a VM of this shape once and keeps what its VMM was started with.
+    /// Boots a VM of this shape once and records how its VMM was started.
     pub(crate) fn capture(env: &TestEnv, shape: &[&str]) -> Result<Self> {
         env.banger(["vm", "create", "--no-start", "--name", "floor"].iter().chain(shape)).run().expect(0);
         let id = env.vm("floor")["id"].as_str().context("an id")?.to_owned();
@@ -51,12 +51,12 @@ impl Floor {
         let mut argv: Vec<String> =
             argv.map(|argument| String::from_utf8(argument.to_vec())).collect::<Result<_, _>>()?;
         let plan: Value = serde_json::from_slice(&fs::read(dir.join("launch.json"))?)?;
-        // Written for this start and not needed by a VM that is up: keep it before it goes.
+        // A file only used at the start, kept before it is removed.
         let kept_initramfs = env.home().join("floor-initramfs");
         fs::copy(path(&plan["initramfs"])?, &kept_initramfs).context("the initramfs")?;
         env.banger(["vm", "delete", "-f", "floor"]).run().expect(0);
 
-        // A confined VMM knows files by names of its own; here it needs the host's.
+        // A confined VMM uses its own names of files; the host's are needed here.
         argv[0] = path(&plan["program"])?.display().to_string();
         *value(&mut argv, "-kernel")? = path(&plan["kernel"]["path"])?.display().to_string();
         *value(&mut argv, "-initrd")? = kept_initramfs.display().to_string();
@@ -78,7 +78,7 @@ impl Floor {
         Ok(Self { argv, work_disk: (fresh.context("no disk the VM writes")?, booted), memory })
     }
 
-    /// From QEMU's start to the agent's announcement; QEMU is killed then.
+    /// Measures from QEMU's start to the agent's announcement, and kills QEMU.
     pub(crate) fn boot(&self) -> Result<Duration> {
         let (fresh, booted) = &self.work_disk;
         copy(fresh, booted)?;
@@ -104,7 +104,7 @@ impl Floor {
                 *argument = options.collect::<Vec<_>>().join(",");
                 inherited.push(memory);
             } else if argument.starts_with("tap,") {
-                // The guest's card is the same; what it is plugged into answers nothing.
+                // The guest's NIC is the same; nothing answers on its other end.
                 let (ours, theirs) = UnixStream::pair()?;
                 let id =
                     argument.split(',').find(|option| option.starts_with("id=")).context("a card without an id")?;
@@ -154,7 +154,7 @@ fn announcement(channel: UnixStream) -> Result<()> {
     runtime.block_on(async { tokio::time::timeout(PATIENCE, announced).await.context("no announcement")? })
 }
 
-/// The argument after `option`.
+/// Returns the argument after `option`.
 fn value<'a>(argv: &'a mut [String], option: &str) -> Result<&'a mut String> {
     let at = argv.iter().position(|argument| argument == option).with_context(|| format!("no {option} in {argv:?}"))?;
     argv.get_mut(at + 1).with_context(|| format!("{option} without a value"))

@@ -1,11 +1,11 @@
-//! Which crate may know which other: the processes meet only in their contracts.
+//! Rule on dependencies between crates: the processes share nothing but their contracts.
 
 use super::SourceFile;
 use crate::repository::{root, text_of};
 use anyhow::{Context, Result};
 use std::process::Command;
 
-/// A crate, and everything of ours it may depend on outside its tests.
+/// A crate, and the workspace's crates it may depend on outside its tests.
 const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("banger-proto", &[]),
     ("banger-link", &["banger-proto"]),
@@ -15,9 +15,10 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("banger-vsock-agent", &["banger-proto", "banger-link", "banger-netlink"]),
     ("banger-cli", &["banger-proto", "banger-link"]),
     ("banger-daemon", &["banger-proto", "banger-link", "banger-netlink", "banger-artifacts"]),
-    // Development only, and nothing of the product may know them. The fake VMM speaks the shim's side of its contracts.
+    // For development only: no product crate may depend on it. The fake VMM implements the shim's side of its
+    // contracts.
     ("banger-testkit", &["banger-proto", "banger-link"]),
-    // It measures the decoder that layers go through beside another one.
+    // It compares the decoder of layers with another one.
     ("xtask", &["banger-proto", "banger-link", "banger-artifacts", "banger-cli", "banger-testkit"]),
 ];
 

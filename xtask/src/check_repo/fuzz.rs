@@ -1,12 +1,13 @@
-//! Fuzz targets, which no build compiles: what they call is there, and what they found is replayed.
+//! Rule on fuzz targets, which no build compiles: what they call exists, and their corpora are replayed.
 
 use super::SourceFile;
 
 const TARGETS: &str = "fuzz/src/bin/";
-/// What a crate reads any bytes with, unless it is a module in another file.
+/// Module with a crate's fuzz entry points, unless it is a module in another file.
 const FUZZING: &str = "fuzzing.rs";
 
-/// Each target is one of the manifest's, calls what its crate has, and has a corpus that a test of that crate reads.
+/// Checks that each target is in the manifest, calls functions its crate has, and has a corpus that a test of that
+/// crate replays.
 pub(crate) fn targets(files: &[SourceFile]) -> Vec<String> {
     let manifest = files.iter().find(|file| file.path == "fuzz/Cargo.toml").map_or("", |file| &file.text);
     let mut faults = Vec::new();
@@ -38,8 +39,8 @@ fn below<'a>(files: &'a [SourceFile], dir: &str) -> impl Iterator<Item = &'a Sou
     files.iter().filter(move |file| file.path.starts_with(dir))
 }
 
-/// Whether a test reads a corpus: the name stands in a call that does so, or a place that the file lists ends with it. That it
-/// is said somewhere is not enough.
+/// Whether a test replays a corpus: the name is in a call that does so, or at the end of a path that the file lists. A
+/// mention elsewhere is not enough.
 fn replays(text: &str, name: &str) -> bool {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
     let code = lines.collect::<Vec<_>>().join("\n");
@@ -49,7 +50,7 @@ fn replays(text: &str, name: &str) -> bool {
     in_a_call("replay(") || in_a_call("replayed(") || in_a_call("read_dir(") || lists_it
 }
 
-/// What stands before the parenthesis that closes a call.
+/// Returns the text before the parenthesis that closes a call.
 fn arguments(rest: &str) -> &str {
     let mut depth = 1;
     let end = rest.find(|c| {
@@ -59,8 +60,8 @@ fn arguments(rest: &str) -> &str {
     &rest[..end.unwrap_or(rest.len())]
 }
 
-/// What a target takes from elsewhere: the end of the file's path that has it, behind a directory that it is below, and its
-/// name.
+/// Returns the items a target imports: the end of the path of the file that has each, the directory it is below, and
+/// its name.
 fn used(text: &str) -> Vec<(String, &str)> {
     let mut used = Vec::new();
     let mut fuzzing = String::new();
@@ -92,7 +93,7 @@ fn used(text: &str) -> Vec<(String, &str)> {
 
 /// Whether a file has a public item of that name.
 fn declares(text: &str, item: &str) -> bool {
-    // A file that a target takes in whole shows it also what it shows its crate.
+    // A file that a target includes as a whole shows it the same items as its crate.
     let shown = |line: &&str| ["pub ", "pub(crate) "].iter().any(|how| line.starts_with(how));
     text.lines().map(str::trim_start).filter(|line| shown(line)).filter_map(|line| line.split_once(' ')).any(
         |(_, line)| {

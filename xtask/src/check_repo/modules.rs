@@ -3,16 +3,16 @@
 use super::SourceFile;
 use std::{collections::HashSet, path::Path};
 
-/// Longest file that needs no reason.
+/// Upper bound of lines in a file without a reason.
 const LONGEST: usize = 500;
-/// Longer files, and why each is still one job.
+/// Longer files, and the reason why each is one job.
 const LONG: [(&str, &str); 0] = [];
 
 fn rust(files: &[SourceFile]) -> impl Iterator<Item = &SourceFile> {
     files.iter().filter(|file| Path::new(&file.path).extension().is_some_and(|extension| extension == "rs"))
 }
 
-/// The first line of a file is its module documentation.
+/// Every file begins with its module documentation.
 pub(crate) fn documented(files: &[SourceFile]) -> Vec<String> {
     rust(files)
         .filter(|file| !file.text.starts_with("//! "))
@@ -20,7 +20,7 @@ pub(crate) fn documented(files: &[SourceFile]) -> Vec<String> {
         .collect()
 }
 
-/// A file is in the build: a crate root, or declared by the file above it.
+/// Every file is part of the build: a crate root, or declared by its parent.
 pub(crate) fn declared(files: &[SourceFile]) -> Vec<String> {
     let paths: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
     let text = |path: &str| files.iter().find(|file| file.path == path).map_or("", |file| file.text.as_str());
@@ -49,7 +49,7 @@ pub(crate) fn declared(files: &[SourceFile]) -> Vec<String> {
     faults
 }
 
-/// A file is one job; what is longer, its unit tests not counted, says why.
+/// No file is longer than [`LONGEST`], unit tests not counted, without a reason.
 pub(crate) fn lengths(files: &[SourceFile]) -> Vec<String> {
     rust(files)
         .map(|file| (file, lines(file)))
@@ -58,7 +58,7 @@ pub(crate) fn lengths(files: &[SourceFile]) -> Vec<String> {
         .collect()
 }
 
-/// What has files below it in a crate that users get stands in the table of `docs/architecture.md`.
+/// Every module with a directory, in a crate that users get, is in the table of `docs/architecture.md`.
 pub(crate) fn rooms(files: &[SourceFile]) -> Vec<String> {
     const CRATES: [&str; 5] = ["agent", "artifacts", "cli", "daemon", "proto"];
     let Some(page) = files.iter().find(|file| file.path == "docs/architecture.md") else {
@@ -88,7 +88,7 @@ pub(crate) fn rooms(files: &[SourceFile]) -> Vec<String> {
     faults
 }
 
-/// The network helper, its unit tests not counted, is smaller than this.
+/// The network helper, unit tests not counted, stays below a size that can be reviewed.
 pub(crate) fn privileged(files: &[SourceFile]) -> Vec<String> {
     const TOO_MANY: usize = 1500;
     let of_helper =
@@ -98,9 +98,9 @@ pub(crate) fn privileged(files: &[SourceFile]) -> Vec<String> {
     (count >= TOO_MANY).then_some(fault).into_iter().collect()
 }
 
-/// How long a file is without its unit tests.
+/// Lines of a file without its unit tests.
 fn lines(file: &SourceFile) -> usize {
-    // A module's first line, whoever may see it, and not words about one.
+    // The first line of a module of any visibility, and not a mention of one.
     let begins = |line: &str| {
         line.strip_suffix("mod tests {").is_some_and(|before| before.is_empty() || before.starts_with("pub"))
     };
@@ -129,7 +129,7 @@ mod tests {
         let mut files = Vec::from(known.map(|path| file(path, "")));
         files.push(page("| `daemon` | `store` | a |\n| | `vm` | b |\n| `cli` | `exec` | c |"));
         assert_eq!(rooms(&files), Vec::<String>::new());
-        // Another crate's row is none of this one's.
+        // A row of another crate does not count.
         files.push(file("crates/daemon/src/exec/join.rs", ""));
         assert_eq!(rooms(&files), ["exec of daemon is in no row"]);
         assert_eq!(rooms(&files[..3]).len(), 1);

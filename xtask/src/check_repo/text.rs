@@ -1,8 +1,8 @@
-//! Rules about words.
+//! Rules about text.
 
 use super::SourceFile;
 
-/// Pieces of what may stand nowhere, in two halves so that this file does not hold them.
+/// Forbidden strings, in two halves so that this file does not contain them.
 const PLACES: [(&str, &str); 9] = [
     ("/work/", "main"),
     ("/work/", "shared"),
@@ -25,12 +25,12 @@ const LEFTOVERS: [(&str, &str); 6] = [
 /// The two commands of the README's section on setting up, in order.
 const SET_UP: [&str; 2] = ["make run", "make test"];
 
-/// No path of a developer's machine and no registry's host. A lock file names the registry it locks.
+/// No file contains a path of a developer's machine or a registry's host. A lock file names the registry it locks.
 pub(crate) fn places(files: &[SourceFile]) -> Vec<String> {
     find(files, &PLACES)
 }
 
-/// No code that says it is not finished.
+/// No file contains a mark of unfinished code.
 pub(crate) fn leftovers(files: &[SourceFile]) -> Vec<String> {
     find(files, &LEFTOVERS)
 }

@@ -1,6 +1,6 @@
-//! A Firecracker without a machine: the same API, a console on standard output, hybrid vsock, and behind it the real
-//! agent, run on the host. What its guest does wrong it does on request (`banger_testkit::fake`), and so it tries what a
-//! monitor that was taken over would try (`banger_testkit::escape_attempts`).
+//! A fake Firecracker without a virtual machine: the same API, a console on standard output, hybrid vsock, and behind
+//! it the real agent, run on the host. Its guest misbehaves on request (`banger_testkit::fake`), and it attempts what a
+//! compromised VMM would attempt (`banger_testkit::escape_attempts`).
 
 use banger_proto::agent::link::{KNOCK_PORT, LINK_PORT};
 use banger_testkit::{
@@ -20,7 +20,7 @@ use std::{
     thread,
 };
 
-/// What it answers to `--version`.
+/// Version printed for `--version`.
 const VERSION: &str = "1.15.99";
 
 fn main() -> ExitCode {
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Takes the configuration in a thread of its own, and runs the guest in this one, whose end is the process's.
+/// Serves the API in a thread of its own and runs the guest in this one; the process ends with the guest.
 fn serve(args: &[String]) -> io::Result<()> {
     let option = |name: &str| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
     let socket = option("--api-sock").ok_or_else(|| invalid("no --api-sock"))?;
@@ -61,7 +61,7 @@ fn invalid(what: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what.into())
 }
 
-/// What was configured, and the one machine it may become.
+/// Configuration so far, and the one machine started from it.
 struct Api {
     id: String,
     bodies: HashMap<String, Value>,
@@ -123,7 +123,7 @@ impl Api {
     }
 }
 
-/// What a machine is made of, as far as it matters here.
+/// Parts of a machine that matter here.
 struct Machine {
     initrd: PathBuf,
     append: String,
@@ -160,12 +160,12 @@ impl Machine {
         }
         let (host, agent) = UnixStream::pair()?;
         let Self { initrd, append, vsock, listener } = self;
-        // Before the guest starts: a thread that has asked for a process namespace can start no thread any more.
+        // Before the guest starts: a thread that has unshared its pid namespace cannot create threads any more.
         thread::spawn(move || carry(&listener, &host));
         let serves = move || knock(&vsock);
         match (Guest { console: io::stdout(), initrd, append }).run(agent, serves)? {
             End::Reset => Ok(()),
-            // A halted guest keeps its monitor.
+            // Firecracker keeps running when its guest halts.
             End::Off => loop {
                 thread::park();
             },
@@ -173,15 +173,15 @@ impl Machine {
     }
 }
 
-/// As the agent says that it listens.
+/// Connects to the host as the agent does when it listens.
 fn knock(vsock: &Path) {
     let mut name = vsock.as_os_str().to_owned();
     name.push(format!("_{KNOCK_PORT}"));
-    // A host without an ear misses it, as a guest's agent would.
+    // A host that does not listen misses it, as with a real guest's agent.
     let _ = UnixStream::connect(name);
 }
 
-/// Lets one caller after the other speak with the agent.
+/// Connects one caller after the other with the agent.
 fn carry(listener: &UnixListener, agent: &UnixStream) {
     for caller in listener.incoming().map_while(Result::ok) {
         let _ = speak(caller, agent);

@@ -1,6 +1,5 @@
-//! A QEMU without a machine: the same arguments, the same monitor, a console, and on the guest channel the real agent,
-//! run on the host. What its guest does wrong it does on
-//! request (`banger_testkit::fake`).
+//! A fake QEMU without a virtual machine: the same arguments, the same monitor (QMP), a console, and on the guest
+//! channel the real agent, run on the host. Its guest misbehaves on request (`banger_testkit::fake`).
 
 #![expect(unsafe_code, reason = "descriptors are named by number")]
 
@@ -19,7 +18,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// What it answers to `--version`.
+/// Version printed for `--version`.
 const VERSION: &str = "QEMU emulator version 7.2.99 (fake)";
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -37,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the arguments say, as far as it matters here.
+/// Parts of the arguments that matter here.
 struct Machine {
     monitor: UnixStream,
     console: io::PipeWriter,

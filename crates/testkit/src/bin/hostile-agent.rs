@@ -1,22 +1,22 @@
-//! An agent that is its host's enemy: it announces itself as a good one does, and then answers every request in the worst
-//! way of one kind. The fake VMM starts it, with the arguments of the real one, in a VM called `hostile-<kind>`.
+//! A hostile agent: it announces itself like a normal one and then answers every request in the worst way of one kind.
+//! The fake VMM starts it, with the arguments of the real one, in a VM called `hostile-<kind>`.
 //!
 //! | kind | what it does |
 //! |---|---|
 //! | `garbage` | every answer is bytes that are no HTTP |
-//! | `silent` | every stream is accepted and nothing is ever said |
-//! | `slow` | a good beginning of an answer, then one byte after the other, without an end |
-//! | `endless` | a good answer whose body, or output, never ends |
+//! | `silent` | every stream is accepted and nothing is ever sent |
+//! | `slow` | a valid beginning of an answer, then one byte after the other, without an end |
+//! | `endless` | a valid answer whose body, or output, never ends |
 //! | `huge` | heads and frames that announce more than there can be |
 //! | `status` | commands that end in ways no command can |
 //! | `escape` | archives whose entries lead out of where they are unpacked |
-//! | `stuck` | it takes a command, or says that there is room for a repository, and then nothing is ever said |
+//! | `stuck` | it accepts a command, or says that there is room for a repository, and then sends nothing more |
 //! | `unbooted` | its init never finishes booting; it powers off in order when it is asked to |
-//! | `mute` | as `silent`, and it powers off in order when it is asked to |
+//! | `mute` | like `silent`, but it powers off in order when it is asked to |
 //! | `stubborn` | it says that it powers off, and does not |
-//! | `chatter` | it tells its troubles over and over; when it is asked to power off again, and that it does, as often |
-//! | `fickle` | as `stubborn`; it refuses the first archive it gets and takes the next |
-//! | `wordy` | it refuses everything, with as much as a refusal may have: characters that take more room escaped, and hints |
+//! | `chatter` | it reports its troubles over and over; when it is asked to power off, it reports that just as often |
+//! | `fickle` | like `stubborn`; it refuses the first archive it gets and accepts the next |
+//! | `wordy` | it refuses everything with a refusal of maximal size: characters that take more room escaped, and hints |
 
 use banger_link::{Incoming, Stream, guest};
 use banger_proto::{
@@ -42,9 +42,9 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// Bytes of one piece of what never ends.
+/// Bytes per write of an endless answer.
 const PIECE: usize = 64 << 10;
-/// Events of each kind that a chatterer has: more than a host takes.
+/// Events of each kind sent by `chatter`: more than a host accepts.
 const CHATTER: usize = 1500;
 /// Between two bytes of a slow answer.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -117,9 +117,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Asked to power off, by a kind that does.
+/// Notified when a kind that powers off is asked to.
 static POWER_OFF: Notify = Notify::const_new();
-/// The first archive was refused, by a kind that does.
+/// Whether a kind that refuses the first archive has done so.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
 async fn announce(kind: Kind, dialer: banger_link::Dialer) {
@@ -276,7 +276,7 @@ async fn for_ever(stream: &mut Stream, piece: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Everything up to the empty line.
+/// Reads an HTTP head up to the empty line.
 async fn head(stream: &mut Stream) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -298,13 +298,13 @@ async fn upgrade(stream: &mut Stream, head: &str) -> io::Result<()> {
     stream.write_all(answer.as_bytes()).await
 }
 
-/// A binary frame of a server, which may say another length than it has.
+/// Encodes a binary frame of a server, with a wrong length if `said` is given.
 fn frame(payload: &[u8], said: Option<u64>) -> Vec<u8> {
     let length = said.unwrap_or(payload.len() as u64);
     [&[0x82, 127][..], &length.to_be_bytes(), payload].concat()
 }
 
-/// Every way out of a directory that a tar entry has.
+/// Builds a tar with every way out of a directory that an entry can have.
 fn archive() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut entry = |kind: tar::EntryType, name: &str, link: &str, data: &[u8]| {
@@ -312,7 +312,7 @@ fn archive() -> Vec<u8> {
         header.set_entry_type(kind);
         header.set_mode(0o644);
         header.set_size(data.len() as u64);
-        // By hand: the library refuses such names.
+        // Set by hand, because the library refuses such names.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
         header.set_cksum();

@@ -1,7 +1,7 @@
-//! A program in QEMU's place that tries what a monitor that was taken over would try (`banger_testkit::escape_attempts`).
+//! Runs in place of QEMU and attempts what a compromised VMM would attempt (`banger_testkit::escape_attempts`).
 //!
-//! It takes QEMU's arguments and looks at two: the console's descriptor, where it says how it went, and the kernel's
-//! command line, which says what to try it on.
+//! It takes QEMU's arguments and uses two: the console's descriptor, to which it reports, and the kernel's command
+//! line, which lists the targets.
 
 #![expect(unsafe_code, reason = "a descriptor's number from the command line becomes an owned descriptor")]
 
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The console's descriptor and the kernel's command line.
+/// Parses the console's descriptor and the kernel's command line.
 fn given(args: &[String]) -> Option<(RawFd, &str)> {
     let descriptor = |arg: &str| arg.strip_prefix("fd=")?.strip_suffix(",set=0")?.parse().ok();
     let console = args.iter().find_map(|arg| descriptor(arg))?;

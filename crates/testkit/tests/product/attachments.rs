@@ -1,8 +1,8 @@
-//! Who is on the network: what a client, the daemon and the helper know of it is the same, whoever goes away meanwhile.
+//! Attachments of VMs to the network: client, daemon and helper agree on them, whichever of them ends meanwhile.
 
 use crate::{
     SOON,
-    network_processes::{BACK, CARRIERS, alias, carried, carried_by, id_of, of, once_whole},
+    network_processes::{BACK, PROCESSES, alias, id_of, network_state, networked_env, of, when_complete},
     start,
 };
 use banger_testkit::{Identity, NetNamespace, wait_until};
@@ -12,7 +12,7 @@ use rustix::{
 };
 use std::{io::Write, os::unix::net::UnixStream};
 
-/// Bytes that a process has not read of its stdin.
+/// Bytes a process has not yet read from its stdin.
 fn unread(process: &Identity) -> u64 {
     let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw).expect("a pid");
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("it is there");
@@ -22,12 +22,12 @@ fn unread(process: &Identity) -> u64 {
 
 #[test]
 fn the_answer_of_a_client_that_hung_up_is_nobody_elses() {
-    let Some(env) = carried() else { return };
+    let Some(env) = networked_env() else { return };
     start(&env, "m");
-    let (netns, _) = once_whole(&env);
+    let (netns, _) = when_complete(&env);
     let id = id_of(&env, "m");
     let tap = format!("bt{id}");
-    let helper = of(&env, CARRIERS[2]).pop().expect("a helper");
+    let helper = of(&env, PROCESSES[2]).pop().expect("a helper");
     assert!(helper.signal(Signal::STOP));
     let mut client = UnixStream::connect(env.layout().daemon_socket()).expect("a daemon");
     client.write_all(b"GET /v1/vms/m/egress HTTP/1.1\r\nhost: x\r\n\r\n").expect("it listens");
@@ -53,7 +53,7 @@ fn the_answer_of_a_client_that_hung_up_is_nobody_elses() {
 
 #[test]
 fn who_ends_while_a_daemon_begins_is_off_the_network() {
-    let Some(mut env) = carried() else { return };
+    let Some(mut env) = networked_env() else { return };
     let points = env.home().join("points");
     std::fs::create_dir(&points).expect("a directory for points");
     env.set_variable("BANGER_FAILPOINTS", &points);
@@ -61,7 +61,7 @@ fn who_ends_while_a_daemon_begins_is_off_the_network() {
     for vm in vms {
         start(&env, vm);
     }
-    once_whole(&env);
+    when_complete(&env);
     let vmms = vms.map(|vm| env.vm_process(vm, "vmm_pid"));
     let daemon = env.daemon().expect("a daemon");
     assert!(daemon.signal(Signal::KILL));
@@ -96,7 +96,7 @@ fn who_ends_while_a_daemon_begins_is_off_the_network() {
     // Who is on the network would keep it when the daemon goes.
     env.banger(["daemon", "stop"]).run().expect(0);
     wait_until(BACK, "the network's end", || {
-        let left: Vec<_> = CARRIERS.iter().flat_map(|one| of(&env, *one)).collect();
+        let left: Vec<_> = PROCESSES.iter().flat_map(|one| of(&env, *one)).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
     env.banger(["vm", "delete", "m", "n"]).run().expect(0);
@@ -105,19 +105,19 @@ fn who_ends_while_a_daemon_begins_is_off_the_network() {
 
 #[test]
 fn an_address_that_the_host_gets_while_the_network_is_made_is_closed() {
-    let Some(env) = carried() else { return };
+    let Some(env) = networked_env() else { return };
     env.banger(["vm", "create", "--quiet", "--no-start", "--name", "m"]).run().expect(0);
     let host = NetNamespace::of(env.daemon().expect("a daemon").pid);
     let starting = env.banger(["vm", "start", "m"]).spawn();
-    let helper = wait_until(SOON, "a helper", || of(&env, CARRIERS[2]).pop().ok_or_else(|| "none".into()));
+    let helper = wait_until(SOON, "a helper", || of(&env, PROCESSES[2]).pop().ok_or_else(|| "none".into()));
     // It was told of the host's addresses when it began, and nobody listens for more before it has done that.
     assert!(helper.signal(Signal::STOP));
     host.command("ip address add 6.6.6.6/32 dev eth0");
     helper.signal(Signal::CONT);
     starting.finish(SOON).expect(0);
-    let (netns, _) = once_whole(&env);
+    let (netns, _) = when_complete(&env);
     wait_until(BACK, "the host's new address to be closed", || {
-        let now = carried_by(&netns);
+        let now = network_state(&netns);
         if now.contains("6.6.6.6") { Ok(()) } else { Err(now) }
     });
     env.assert_consistent("fake-qemu");

@@ -1,48 +1,49 @@
-//! The fault matrix: at every point between two steps of create, start, stop, restart, set, delete and adopt, whoever may die there
-//! dies; afterwards a new daemon comes, and everything is exactly what the states say.
+//! The fault matrix: at every fail-point between two steps of create, start, stop, restart, set, delete and adopt, each
+//! process that may die there dies; afterwards a new daemon starts, and everything must match the VMs' states.
 //!
-//! A point is armed by a file, reached by an ordinary command, and held while the victim is killed (see
-//! `banger_artifacts::failpoint`). A point that is not reached fails the test, and so does one that is passed, or stands in the
-//! source, and has no row ([`source`]): these tables cannot fall behind the code. Nor can two steps that are known there come to
-//! stand beside each other in one function without a point between them. Points of images have a test of their own.
+//! A point is armed by a file, reached by an ordinary command, and halts its process while the victim is killed (see
+//! `banger_artifacts::failpoint`). A point that is not reached fails the test, and so does one that is passed, or
+//! occurs in the source, and has no row ([`source`]): the tables cannot fall behind the code. Two known steps in one
+//! function without a point between them fail it as well. Points of images have a test of their own.
 //!
-//! A row has no case of somebody who is not there:
+//! A row has no case for a process that does not exist there:
 //!
 //! | where | who may not die, because |
 //! |---|---|
 //! | before `launch.spawned`, and once the shim's end is seen | shim, VMM, guest: there is none |
 //! | from `launch.spawned` to `shim.memory` | VMM, guest: there is none |
 //! | `shim.launched`, `shim.running` | guest: its agent may not have begun, and before it has, its end is the VMM's |
-//! | once the guest powers off, or the machine's end was asked for | VMM, guest: they go by themselves meanwhile |
-//! | what is done for nobody (a start that goes on, a lease that is over, what is taken back) | client: it is gone, or was never there |
-//! | what only carries VMs (`network.*`, `uplink.*`) | shim, VMM, guest: it is theirs to live without |
+//! | once the guest powers off, or the machine's end was asked for | VMM, guest: they end by themselves meanwhile |
+//! | work without a client (a start that continues, a lease that is over, undoing) | client: it is gone, or never existed |
+//! | the network's own processes (`network.*`, `uplink.*`) | shim, VMM, guest: they live without the network |
 //!
-//! [`Victim::DaemonLongAgo`] and [`Victim::DaemonInTime`] die only where a shim begins that no daemon follows: elsewhere they
-//! are [`Victim::Daemon`]. A shim that would be gone by itself is held at its own end, so that it can die before. A daemon
-//! that comes meanwhile waits its whole patience for a shim that is held, so that one of each kind has to do.
+//! [`Victim::DaemonLongAgo`] and [`Victim::DaemonInTime`] only die where a shim starts whose daemon is gone: elsewhere
+//! they equal [`Victim::Daemon`]. A shim that would end by itself is halted at its end, so that it can be killed
+//! before. A daemon that starts meanwhile waits its full timeout for a halted shim, so there is one such case of each
+//! kind.
 
 mod adopt;
 mod again;
-mod card;
 mod case;
 mod lease;
 mod life;
+mod nic;
 mod source;
 mod undone;
 
 use case::CaseRunner;
 use std::collections::BTreeSet;
 
-/// Who dies.
+/// Process that dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Victim {
     Daemon,
-    /// The same, and the next daemon has brought everything to order before what was held goes on: a shim that a daemon
-    /// started and did not live to follow.
+    /// The daemon; the next one has recovered everything before the halted shim continues, which its own daemon did not
+    /// live to follow.
     DaemonLongAgo,
-    /// The same, and the shim has come up before the next daemon looks.
+    /// The daemon; the shim has come up before the next one looks.
     DaemonInTime,
-    /// Whoever asked. Where a VM with a lease is found by a new daemon: whose lease it is.
+    /// The client that sent the request; for a leased VM found by a new daemon, the client with the lease.
     Client,
     Shim,
     Vmm,
@@ -50,12 +51,12 @@ enum Victim {
     Guest,
 }
 
-/// What is being done.
+/// Operation during which the victim dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     /// `vm run -d`: create and start.
     Run,
-    /// `vm run --rm -- CMD`: the same with a lease.
+    /// `vm run --rm -- CMD`: create and start, with a lease.
     RunLeased,
     /// `vm create --no-start`.
     Create,
@@ -76,26 +77,26 @@ enum Act {
     Delete,
     /// `vm kill` of one that runs.
     Kill,
-    /// The same, and its shim stands still.
+    /// `vm kill` of one that runs, whose shim is halted.
     KillDeaf,
     /// `vm run -d` into a network with a name.
     RunNamed,
     /// `vm set` of what one that runs may reach.
     SetPolicy,
-    /// A stop comes in the way of a creation.
+    /// A stop preempts a creation.
     RunStopped,
     /// `vm stop` of one of which a daemon could not tell whether it runs, and whose shim does not answer.
     StopUntold,
-    /// Somebody dies before, and what was begun is taken back: the client of a creation, of a first start, of another one.
+    /// The client died before, and the operation is being undone: a creation, a first start, another start.
     CreateLeft,
     RunLeft,
     StartLeft,
-    /// The same where the VMM dies before its guest is up.
+    /// The VMM died before its guest was up.
     RunLost,
     RunLeasedLost,
     /// A new daemon finds one that runs.
     Adopt,
-    /// The same, and there is to be no way out any more.
+    /// A new daemon finds one that runs, and is configured without an uplink.
     AdoptClosed,
     /// A new daemon finds one whose shim died meanwhile, or lives and does not answer.
     AdoptDead,
@@ -119,11 +120,11 @@ enum Act {
 use Act::{Delete, Run, Stop};
 use Victim::{Client, Daemon, Guest, Shim, Vmm};
 
-/// What the VM may be afterwards (`gone` when it is not).
+/// States the VM may have afterwards (`gone` if it does not exist).
 type States = &'static [&'static str];
-/// Who may die.
+/// Victims, and the states allowed after each.
 type Cases = &'static [(Victim, States)];
-/// Where, and while what is done.
+/// Fail-point, operation and cases.
 type Row = (&'static str, Act, Cases);
 
 const GONE: States = &["gone"];
@@ -131,40 +132,40 @@ const CREATED: States = &["created"];
 const FAILED: States = &["failed"];
 const RUNNING: States = &["running"];
 const STOPPED: States = &["stopped"];
-/// A shim that lost its starter before it could be found comes up before the next daemon looks, or does not. Which of both
-/// leads to what is shown by [`Victim::DaemonLongAgo`] and [`Victim::DaemonInTime`].
+/// States after a shim lost its daemon before it could be found: it may come up before the next daemon looks or not.
+/// [`Victim::DaemonLongAgo`] and [`Victim::DaemonInTime`] show what each leads to.
 const BY_CHANCE: States = &["failed", "running"];
-/// Nobody is left who wanted it: the client is dead and the daemon noticed.
+/// The client is dead and the daemon noticed, so nobody wants the VM.
 const UNWANTED: Cases = &[(Daemon, GONE), (Client, GONE)];
 const BEFORE_MACHINE: Cases = &[(Daemon, FAILED), (Client, GONE)];
-/// A client that dies takes its VM along until it was told that it runs.
+/// A client that dies takes its VM along, until it was told that the VM runs.
 const WITH_MACHINE: Cases = &[(Daemon, RUNNING), (Client, GONE), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
-/// A client that dies takes it down again, unless it is up already.
+/// A client that dies takes the VM down again, unless it is up already.
 const ON_ITS_WAY_AGAIN: Cases =
     &[(Daemon, RUNNING), (Client, &["running", "stopped"]), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
-/// It is up, and stays so without whoever asked.
+/// The VM is up and stays up without the client.
 const UP: Cases = &[(Daemon, RUNNING), (Client, RUNNING), (Shim, FAILED), (Vmm, FAILED), (Guest, FAILED)];
 const DOWN: Cases = &[(Daemon, STOPPED), (Client, STOPPED)];
-/// A deletion that has begun ends, whoever dies.
+/// A deletion that has begun finishes, whoever dies.
 const GOING: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
 const GOING_FOR_GOOD: Cases = &[(Daemon, GONE), (Client, GONE)];
-/// Whose client, the one that had the daemon started, waits for an answer and may go without one.
+/// The client that had the daemon started waits for an answer and may leave without one.
 const FOUND: Cases = UP;
 
-/// What a VM's start needs from the host, in order: after each of them there is a point.
+/// Capabilities of a VM's start, in order; there is a point after each of them.
 const CAPABILITIES: &[&str] =
     &["root-image", "work-disk", "kernel-files", "nat", "dns", "ports", "boot-config", "ssh", "file-sync"];
-/// The one before which there is no VM yet.
+/// The capability before which there is no VM yet.
 const FIRST: &str = "root-image";
 
-/// Rows, of which there may be one for each of several things.
+/// Rows with complete names of points.
 type Rows = Vec<(String, Act, Cases)>;
 
 fn all_of(table: &[Row]) -> Rows {
     table.iter().map(|(point, act, cases)| ((*point).to_owned(), *act, *cases)).collect()
 }
 
-/// Those between two capabilities.
+/// Rows of the points between two capabilities.
 fn capabilities() -> Rows {
     let mut rows = Rows::new();
     for name in CAPABILITIES {
@@ -182,11 +183,11 @@ fn capabilities() -> Rows {
 
 /// Every row there is.
 fn rows() -> Rows {
-    let tables = [life::ROWS, again::ROWS, undone::ROWS, adopt::ROWS, lease::ROWS, card::ROWS];
+    let tables = [life::ROWS, again::ROWS, undone::ROWS, adopt::ROWS, lease::ROWS, nic::ROWS];
     tables.into_iter().flat_map(all_of).chain(capabilities()).collect()
 }
 
-/// Has a victim die in all its cases of a table.
+/// Runs all cases of a table for one victim.
 fn everywhere(victim: Victim, table: &Rows) {
     let Some(runner) = CaseRunner::new() else { return };
     each(&runner, victim, table);

@@ -1,4 +1,4 @@
-//! Debians that are built by an ordinary user and given up.
+//! Debian images built by an ordinary user, and builds that are given up.
 
 use crate::{
     SOON,
@@ -7,7 +7,7 @@ use crate::{
 use banger_testkit::{TestEnv, require, wait_until};
 use rustix::process::Signal;
 
-/// A user nobody knows.
+/// A user without an entry in the user database.
 const USER: u32 = 12_011;
 
 #[test]

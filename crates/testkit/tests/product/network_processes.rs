@@ -1,21 +1,21 @@
-//! Those who carry the VMs' network die, in every order and at every moment, and what they cannot do at once is done later.
-//! VMs are the fake VMM's in a namespace that plays this host: what is asked here is not what a guest reaches.
+//! The processes of the VMs' network die, in every order and at every moment, and work that fails is retried. VMs are
+//! the fake VMM's, in a namespace that plays this host; connectivity of guests is tested elsewhere.
 
 use crate::{SOON, start, wear::Chance};
 use banger_testkit::{Identity, NetNamespace, TestEnv, require, wait_until};
 use rustix::process::Signal;
 use std::{collections::BTreeSet, time::Duration};
 
-/// Longest everything may take to be back: pauses before another try grow.
+/// Time for the network to recover: pauses between attempts grow.
 pub(crate) const BACK: Duration = Duration::from_secs(180);
-/// How many VMs come and go, and how many hands see to that.
+/// Number of VMs that are created and deleted, and threads that do so.
 const LIVES: usize = 50;
 const HANDS: usize = 5;
-/// Program and word of each.
-pub(crate) const CARRIERS: [(&str, &str); 3] = [("bangerd-root", "hold"), ("pasta", "up0"), ("bangerd-root", "serve")];
+/// Program and a distinctive argument of each process.
+pub(crate) const PROCESSES: [(&str, &str); 3] = [("bangerd-root", "hold"), ("pasta", "up0"), ("bangerd-root", "serve")];
 
-/// An environment whose VMs have cards, in a host with one network and nobody on it.
-pub(crate) fn carried() -> Option<TestEnv> {
+/// Environment whose VMs have NICs, on a host with one network of its own.
+pub(crate) fn networked_env() -> Option<TestEnv> {
     if !require("netns") || !require("pasta") {
         return None;
     }
@@ -33,30 +33,31 @@ pub(crate) fn carried() -> Option<TestEnv> {
     Some(env)
 }
 
-/// Those of a kind, however they are called meanwhile (pasta begins as a shell).
+/// Processes of a kind, whatever they are called meanwhile (pasta begins as a shell).
 pub(crate) fn of(env: &TestEnv, (program, word): (&str, &str)) -> Vec<Identity> {
     env.processes(program).into_iter().filter(|process| process.command.contains(word)).collect()
 }
 
-/// Every order in which some of them die.
+/// Every order in which some of the processes can die.
 fn orders() -> Vec<Vec<(&'static str, &'static str)>> {
-    let mut orders: Vec<Vec<_>> = CARRIERS.iter().map(|one| vec![*one]).collect();
-    for length in 1..CARRIERS.len() {
+    let mut orders: Vec<Vec<_>> = PROCESSES.iter().map(|one| vec![*one]).collect();
+    for length in 1..PROCESSES.len() {
         let longest: Vec<_> = orders.iter().filter(|order| order.len() == length).cloned().collect();
         for order in longest {
-            orders.extend(CARRIERS.iter().filter(|one| !order.contains(one)).map(|one| [&order[..], &[*one]].concat()));
+            orders
+                .extend(PROCESSES.iter().filter(|one| !order.contains(one)).map(|one| [&order[..], &[*one]].concat()));
         }
     }
     orders
 }
 
-/// The VMs' namespace, while somebody holds it.
+/// The VMs' namespace, while a process holds it.
 fn inside(env: &TestEnv) -> Option<NetNamespace> {
-    of(env, CARRIERS[0]).first().and_then(|holder| NetNamespace::of_any(holder.pid))
+    of(env, PROCESSES[0]).first().and_then(|holder| NetNamespace::of_any(holder.pid))
 }
 
-/// Rules without their counts, links, and whether names are answered.
-pub(crate) fn carried_by(netns: &NetNamespace) -> String {
+/// State of the network: rules without their counters, links, and whether names are resolved.
+pub(crate) fn network_state(netns: &NetNamespace) -> String {
     let rules = netns.command("nft --stateless list ruleset");
     let links = netns.command("ip -o link show");
     let links = links.lines().filter_map(|line| line.split(':').nth(1)).map(str::trim).collect::<BTreeSet<_>>();
@@ -64,12 +65,12 @@ pub(crate) fn carried_by(netns: &NetNamespace) -> String {
     format!("{rules}\n{links:?}\nanswers: {}", sockets.contains("10.213.0.1:53"))
 }
 
-/// The VMs' namespace and what is carried by it, once all of it is: a VM runs before its way out is there.
+/// Returns the VMs' namespace and the state of the network once it is complete: a VM runs before its uplink exists.
 #[track_caller]
-pub(crate) fn once_whole(env: &TestEnv) -> (NetNamespace, String) {
+pub(crate) fn when_complete(env: &TestEnv) -> (NetNamespace, String) {
     wait_until(BACK, "a network with a way out that answers names", || {
         let netns = inside(env).ok_or("nobody holds it")?;
-        let now = carried_by(&netns);
+        let now = network_state(&netns);
         if now.contains("answers: true") && now.contains("\"up0\"") { Ok((netns, now)) } else { Err(now) }
     })
 }
@@ -79,43 +80,43 @@ pub(crate) fn id_of(env: &TestEnv, vm: &str) -> String {
     env.vm(vm)["id"].as_str().expect("an id").to_owned()
 }
 
-/// What says whose a VM's tap is.
+/// Alias that marks a VM's tap as its own.
 pub(crate) fn alias(id: &str) -> String {
     format!("banger {} vm {id}", rustix::process::getuid().as_raw())
 }
 
-/// A VM has a card, and an address to show.
+/// Checks that a VM has a NIC, and an address to show.
 #[track_caller]
 fn has_card(env: &TestEnv, netns: &NetNamespace, vm: &str) {
     let links = netns.command("ip -o link show");
     assert!(env.vm(vm)["ip"].is_string() && links.contains(&format!("bt{}", id_of(env, vm))), "{vm}: {links}");
 }
 
-/// Waits until each of them is there once, and what they carry is this.
+/// Waits until there is one process of each kind and the network is in this state.
 #[track_caller]
 pub(crate) fn is_back(env: &TestEnv, what: &str, whole: &str) {
     wait_until(BACK, &format!("everything to be back, after {what}"), || {
-        let count = CARRIERS.map(|one| of(env, one).len());
+        let count = PROCESSES.map(|one| of(env, one).len());
         if count != [1, 1, 1] {
             return Err(format!("holders, ways out, helpers: {count:?}"));
         }
-        let now = inside(env).map(|netns| carried_by(&netns)).unwrap_or_default();
+        let now = inside(env).map(|netns| network_state(&netns)).unwrap_or_default();
         if now == whole { Ok(()) } else { Err(now) }
     });
 }
 
 #[test]
 fn whoever_carries_the_network_may_die_in_every_order() {
-    let Some(env) = carried() else { return };
+    let Some(env) = networked_env() else { return };
     start(&env, "m");
     env.banger(["vm", "run", "-d", "--quiet", "--name", "n", "--network", "lab", "--no-nat", "--allow", "10.0.0.0/8"])
         .run()
         .expect(0);
-    let (_, whole) = once_whole(&env);
+    let (_, whole) = when_complete(&env);
     // At once; and as soon as the one before has a successor, which is in the middle of putting things right then.
     // With all three, the longer orders are the shorter ones too then.
     for waits in [false, true] {
-        for order in orders().into_iter().filter(|order| !waits || order.len() == CARRIERS.len()) {
+        for order in orders().into_iter().filter(|order| !waits || order.len() == PROCESSES.len()) {
             let words = order.iter().map(|(program, word)| format!("{program} {word}")).collect::<Vec<_>>();
             for one in &order {
                 for process in of(&env, *one) {
@@ -141,13 +142,13 @@ fn whoever_carries_the_network_may_die_in_every_order() {
 
 #[test]
 fn what_cannot_be_taken_away_at_first_is_taken_away_later() {
-    let Some(env) = carried() else { return };
+    let Some(env) = networked_env() else { return };
     start(&env, "stays");
     let beside = |more: &[&str]| drop(env.banger(["vm", "run", "-d", "--quiet"]).args(more).run().expect(0));
     // Bridges of networks stay until something is put in order.
     beside(&["--name", "before", "--network", "lab"]);
     env.banger(["vm", "delete", "-f", "before"]).run().expect(0);
-    let (netns, whole) = once_whole(&env);
+    let (netns, whole) = when_complete(&env);
     let in_order = whole.replace(&format!("\"bb{}n1\", ", rustix::process::getuid().as_raw()), "");
     assert_ne!(in_order, whole);
     let goes = ["--name", "goes", "--network", "lab", "--no-nat", "--allow", "10.0.0.0/8"];
@@ -161,7 +162,7 @@ fn what_cannot_be_taken_away_at_first_is_taken_away_later() {
         assert!(out.err().contains("is not banger's"), "{out}");
         assert_eq!(env.vm_state("goes"), "failed");
     }
-    let still = carried_by(&netns);
+    let still = network_state(&netns);
     assert!(still.contains(&tap), "what is not banger's was taken away: {still}");
     // Its address is nobody else's meanwhile.
     beside(&["--name", "next", "--network", "lab"]);
@@ -170,7 +171,7 @@ fn what_cannot_be_taken_away_at_first_is_taken_away_later() {
     env.banger(["vm", "delete", "-f", "next"]).run().expect(0);
     netns.write_on(&tap, &alias(&id));
     wait_until(BACK, "its link and its rules to go, and its network's bridge", || {
-        let now = carried_by(&netns);
+        let now = network_state(&netns);
         if now == in_order { Ok(()) } else { Err(now) }
     });
     // Who comes next has a bridge again.
@@ -184,7 +185,7 @@ fn what_cannot_be_taken_away_at_first_is_taken_away_later() {
 
 #[test]
 fn a_network_that_cannot_be_made_is_not_kept_half() {
-    let Some(env) = carried() else { return };
+    let Some(env) = networked_env() else { return };
     env.banger(["vm", "create", "--quiet", "--no-start", "--name", "m"]).run().expect(0);
     let host = NetNamespace::of(env.daemon().expect("a daemon").pid);
     // One more public address than can be closed to guests.
@@ -199,13 +200,13 @@ fn a_network_that_cannot_be_made_is_not_kept_half() {
     let out = env.banger(["vm", "start", "m"]).patience(SOON).run().expect(0);
     assert!(out.err().contains(refused), "{out}");
     assert!(env.vm("m")["ip"].is_null(), "it has no card");
-    wait_until(BACK, "the end of what was begun", || match of(&env, CARRIERS[0]).len() {
+    wait_until(BACK, "the end of what was begun", || match of(&env, PROCESSES[0]).len() {
         0 => Ok(()),
         count => Err(format!("{count} holders")),
     });
     change("del");
     env.banger(["vm", "restart", "m"]).patience(SOON).run().expect(0);
-    let (netns, _) = once_whole(&env);
+    let (netns, _) = when_complete(&env);
     has_card(&env, &netns, "m");
     // Another VM that gets none is told again, for this one had one; the next after that knows it.
     change("add");
@@ -220,7 +221,7 @@ fn a_network_that_cannot_be_made_is_not_kept_half() {
     env.assert_nothing_left();
 }
 
-/// Some VMs' lives, several at a time.
+/// Creates and deletes some VMs.
 fn lives(env: &TestEnv, hand: usize) {
     let mut chance = Chance(0x6e65_7477 + hand as u64);
     let mut alive = Vec::new();
@@ -253,14 +254,14 @@ fn lives(env: &TestEnv, hand: usize) {
 
 #[test]
 fn fifty_vms_that_come_and_go_leave_nothing_on_the_network() {
-    let Some(env) = carried() else { return };
+    let Some(env) = networked_env() else { return };
     start(&env, "stays");
     // Bridges of networks stay as long as the network does.
     for network in ["lab", "other"] {
         env.banger(["vm", "run", "-d", "--quiet", "--name", network, "--network", network]).run().expect(0);
     }
     env.banger(["vm", "delete", "-f", "lab", "other"]).run().expect(0);
-    let (netns, whole) = once_whole(&env);
+    let (netns, whole) = when_complete(&env);
     std::thread::scope(|scope| {
         for hand in 0..HANDS {
             let env = &env;
@@ -268,22 +269,22 @@ fn fifty_vms_that_come_and_go_leave_nothing_on_the_network() {
         }
     });
     env.assert_consistent("fake-qemu");
-    assert_eq!(carried_by(&netns), whole);
+    assert_eq!(network_state(&netns), whole);
     env.banger(["vm", "delete", "-f", "stays"]).run().expect(0);
     env.assert_nothing_left();
 }
 
 #[test]
 fn another_block_is_taken_once_nobody_is_in_the_old_one() {
-    let Some(env) = carried() else { return };
+    let Some(env) = networked_env() else { return };
     start(&env, "old");
     let address = env.vm("old")["ip"].clone();
-    let (_, whole) = once_whole(&env);
+    let (_, whole) = when_complete(&env);
     env.banger(["daemon", "stop"]).run().expect(0);
     env.configure_also("\n[network]\ncidr = \"10.99.0.0/16\"\n");
     let out = env.banger(["vm", "run", "-d", "--name", "new"]).patience(SOON).run().expect(0);
     assert!(out.err().contains("networks are cut from another block already"), "{out}");
-    let now = carried_by(&inside(&env).expect("a holder"));
+    let now = network_state(&inside(&env).expect("a holder"));
     assert_eq!(now.replace("answers: false", "answers: true"), whole, "{address} is as it was");
     env.banger(["vm", "delete", "-f", "old", "new"]).run().expect(0);
     wait_until(BACK, "the old network's end", || match inside(&env) {

@@ -1,5 +1,5 @@
-//! Other users of the host: neither end of the daemon's socket talks to one, nor does a VM's, should the modes in its way be
-//! opened.
+//! Other users of the host: neither end of the daemon's and a VM's sockets talks to them, even if the modes of the
+//! directories are opened.
 
 #![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
 
@@ -24,17 +24,17 @@ use std::{
     time::Duration,
 };
 
-/// Somebody who is neither root nor who runs the tests.
+/// A user who is neither root nor the one who runs the tests.
 const STRANGER: u32 = 65534;
 const REQUEST: &[u8] = b"GET /v1/vms HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
 
-/// Asks the daemon's socket in `directory` as `user`; what came back.
+/// Sends a request to the daemon's socket in `directory` as `user`; returns the answer.
 fn ask(directory: &Path, user: Option<u32>) -> String {
     say(directory, "bangerd.sock", REQUEST.to_vec(), user)
 }
 
-/// Says something to the socket `name` in `directory` as `user`; what came back. The directory is entered as whoever the
-/// test is.
+/// Writes to the socket `name` in `directory` as `user`; returns the answer. The directory is entered as the user of
+/// the test.
 fn say(directory: &Path, name: &str, words: Vec<u8>, user: Option<u32>) -> String {
     let directory = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());

@@ -2,7 +2,7 @@
 
 use crate::{
     SOON,
-    network_processes::{BACK, CARRIERS, alias, carried, carried_by, id_of, is_back, of, once_whole},
+    network_processes::{BACK, PROCESSES, alias, id_of, is_back, network_state, networked_env, of, when_complete},
     start,
 };
 use banger_testkit::wait_until;
@@ -14,20 +14,20 @@ use std::{
 
 #[test]
 fn a_way_out_that_was_open_is_closed_when_there_is_to_be_none() {
-    let Some(mut env) = carried() else { return };
+    let Some(mut env) = networked_env() else { return };
     start(&env, "m");
-    let (_, whole) = once_whole(&env);
-    let holder = of(&env, CARRIERS[0]);
+    let (_, whole) = when_complete(&env);
+    let holder = of(&env, PROCESSES[0]);
     for (uplink, has_card) in [("none", true), ("off", false)] {
         env.banger(["daemon", "stop"]).run().expect(0);
         env.set_variable("BANGER_UPLINK", uplink);
         start(&env, uplink);
         assert_eq!(env.vm(uplink)["ip"].is_string(), has_card);
-        wait_until(BACK, "the way out to be closed", || match of(&env, CARRIERS[1]).len() {
+        wait_until(BACK, "the way out to be closed", || match of(&env, PROCESSES[1]).len() {
             0 => Ok(()),
             count => Err(format!("{count} ways out under {uplink}")),
         });
-        assert_eq!(of(&env, CARRIERS[0]), holder, "the network is the one it was");
+        assert_eq!(of(&env, PROCESSES[0]), holder, "the network is the one it was");
         env.banger(["vm", "delete", "-f", uplink]).run().expect(0);
         // There is one again when there may be.
         env.banger(["daemon", "stop"]).run().expect(0);
@@ -42,16 +42,16 @@ fn a_way_out_that_was_open_is_closed_when_there_is_to_be_none() {
 
 #[test]
 fn a_vm_with_too_many_rules_costs_the_others_nothing() {
-    let Some(env) = carried() else { return };
+    let Some(env) = networked_env() else { return };
     let many = (0..62).flat_map(|n| ["--allow".to_owned(), format!("10.77.{n}.0/24")]);
     env.banger(["vm", "run", "-d", "--quiet", "--name", "many"]).args(many).run().expect(0);
     start(&env, "few");
-    once_whole(&env);
+    when_complete(&env);
     env.banger(["daemon", "stop"]).run().expect(0);
     env.configure_also("\n[network]\nallow = [\"10.78.0.0/24\", \"10.78.1.0/24\", \"10.78.2.0/24\"]\n");
     start(&env, "next");
     assert!(env.vm("next")["ip"].is_string(), "it has a card");
-    let (netns, _) = once_whole(&env);
+    let (netns, _) = when_complete(&env);
     let chain = |vm: &str| netns.command(&format!("nft list chain inet banger_{} vm_{}", uid(), id_of(&env, vm)));
     for vm in ["few", "next"] {
         assert!(chain(vm).contains("10.78.2.0/24"), "the new rules for whom they are no more than there may be");
@@ -76,14 +76,14 @@ fn a_vm_with_too_many_rules_costs_the_others_nothing() {
 
 #[test]
 fn a_policy_that_cannot_be_taken_back_is_the_one_that_is_shown() {
-    let Some(mut env) = carried() else { return };
+    let Some(mut env) = networked_env() else { return };
     let points = env.home().join("points");
     std::fs::create_dir(&points).expect("a directory for points");
     env.set_variable("BANGER_FAILPOINTS", &points);
     start(&env, "m");
     let taken = "127.0.0.9:8080:80";
     env.banger(["vm", "run", "-d", "--quiet", "--name", "n", "-p", taken]).run().expect(0);
-    let (netns, _) = once_whole(&env);
+    let (netns, _) = when_complete(&env);
     let id = id_of(&env, "m");
     let tap = format!("bt{id}");
 
@@ -111,7 +111,7 @@ fn a_policy_that_cannot_be_taken_back_is_the_one_that_is_shown() {
     netns.write_on(&tap, &alias(&id));
     env.banger(["vm", "set", "m", "--nat"]).run().expect(0);
     assert_eq!(env.vm("m")["nat"], true);
-    assert!(!carried_by(&netns).contains(&format!("vm_{id}")), "the rules are those of everybody");
+    assert!(!network_state(&netns).contains(&format!("vm_{id}")), "the rules are those of everybody");
     env.assert_consistent("fake-qemu");
     env.banger(["vm", "delete", "-f", "m", "n"]).run().expect(0);
     env.assert_nothing_left();

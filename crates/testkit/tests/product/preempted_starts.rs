@@ -1,24 +1,24 @@
-//! Starts that something comes in the way of: another request, the daemon's end, a shim of an earlier one.
+//! Starts that are preempted: by another request, by the daemon's end, by a shim of an earlier start.
 
 use crate::{SOON, delete, vms};
 use banger_testkit::{Identity, Session, TestEnv, wait_until};
 use rustix::process::Signal;
 use std::{fs, path::PathBuf};
 
-/// An environment with points to be held at, whose VMs get a file once their agent answers.
-struct Bench {
+/// Environment with fail-points, whose VMs get a file once their agent answers.
+struct Setup {
     env: TestEnv,
     points: PathBuf,
-    /// Where the file goes: the fake VMM's guests are processes of this host.
+    /// Path of the copied file: the fake VMM's guests are processes of this host.
     arrived: PathBuf,
 }
 
-impl Bench {
+impl Setup {
     fn new() -> Option<Self> {
-        let bench = Self::without_files()?;
-        let guest = bench.arrived.display();
-        bench.env.configure_also(&format!("[[file_sync]]\nhost = \"~/note\"\nguest = \"{guest}\"\n"));
-        Some(bench)
+        let setup = Self::without_files()?;
+        let guest = setup.arrived.display();
+        setup.env.configure_also(&format!("[[file_sync]]\nhost = \"~/note\"\nguest = \"{guest}\"\n"));
+        Some(setup)
     }
 
     fn without_files() -> Option<Self> {
@@ -35,7 +35,7 @@ impl Bench {
         fs::write(self.points.join(point), "").expect("an armed point");
     }
 
-    /// Waits for a file of the points': `NAME.hit` is held, `NAME.seen` was passed.
+    /// Waits for a file of a fail-point: `NAME.hit` is halted, `NAME.seen` was passed.
     #[track_caller]
     fn wait(&self, file: &str) {
         let file = self.points.join(file);
@@ -64,7 +64,7 @@ impl Bench {
         });
     }
 
-    /// A start that waits for a guest which has announced itself and takes no file.
+    /// Starts a VM whose guest has announced itself and accepts no file.
     fn silent(&self) -> Session {
         let session = self.env.banger(["vm", "run", "-d", "--name", "hostile-mute"]).spawn();
         self.wait("start.ready.seen");
@@ -82,24 +82,24 @@ fn is_cut_short(session: Session, by: &str) {
 
 #[test]
 fn a_guest_that_takes_no_files_holds_up_no_stop_no_kill_and_no_deletion() {
-    let Some(bench) = Bench::new() else { return };
-    let env = &bench.env;
-    let session = bench.silent();
+    let Some(setup) = Setup::new() else { return };
+    let env = &setup.env;
+    let session = setup.silent();
     // It powers off at once, and may be slow about it on a busy host.
     env.banger(["vm", "stop", "--timeout", "50s", "hostile-mute"]).patience(SOON).run().expect(0);
     assert_eq!(env.exit_cause("hostile-mute"), "poweroff", "it was not asked");
     is_cut_short(session, "a stop of the VM");
     env.banger(["rm", "hostile-mute"]).run().expect(0);
-    fs::remove_file(bench.points.join("start.ready.seen")).expect("it was passed");
+    fs::remove_file(setup.points.join("start.ready.seen")).expect("it was passed");
 
-    let session = bench.silent();
+    let session = setup.silent();
     env.banger(["vm", "kill", "hostile-mute"]).patience(SOON).run().expect(0);
     assert_eq!(env.exit_cause("hostile-mute"), "killed");
     is_cut_short(session, "a kill of the VM");
     env.banger(["rm", "hostile-mute"]).run().expect(0);
-    fs::remove_file(bench.points.join("start.ready.seen")).expect("it was passed");
+    fs::remove_file(setup.points.join("start.ready.seen")).expect("it was passed");
 
-    let session = bench.silent();
+    let session = setup.silent();
     env.banger(["rm", "-f", "hostile-mute"]).patience(SOON).run().expect(0);
     assert_eq!(vms(env), []);
     is_cut_short(session, "a delete of the VM");
@@ -108,12 +108,12 @@ fn a_guest_that_takes_no_files_holds_up_no_stop_no_kill_and_no_deletion() {
 
 #[test]
 fn a_vm_that_is_stopped_while_it_is_made_is_there_and_stopped() {
-    let Some(bench) = Bench::without_files() else { return };
-    let env = &bench.env;
+    let Some(setup) = Setup::without_files() else { return };
+    let env = &setup.env;
     for verb in ["stop", "kill"] {
-        bench.arm("start.directories");
+        setup.arm("start.directories");
         let run = env.banger(["vm", "run", "-d", "--name", "new"]).spawn();
-        bench.wait("start.directories.hit");
+        setup.wait("start.directories.hit");
         let down = env.banger(["vm", verb, "new"]).spawn();
         // It is told what is in progress as soon as it is heard.
         wait_until(SOON, "the daemon to hear of it", || {
@@ -121,7 +121,7 @@ fn a_vm_that_is_stopped_while_it_is_made_is_there_and_stopped() {
             let asked = format!("asked=\"{verb}\"");
             if log.contains(&asked) { Ok(()) } else { Err(log) }
         });
-        bench.go_on("start.directories");
+        setup.go_on("start.directories");
         down.finish(SOON).expect(0);
         let out = run.finish(SOON).expect(125);
         assert!(out.err().contains(&format!("a {verb} of the VM was asked for meanwhile")), "{out}");
@@ -133,50 +133,50 @@ fn a_vm_that_is_stopped_while_it_is_made_is_there_and_stopped() {
 
 #[test]
 fn a_start_goes_on_after_its_daemon_or_its_client() {
-    let Some(bench) = Bench::new() else { return };
-    let env = &bench.env;
-    bench.arm("start.ready");
+    let Some(setup) = Setup::new() else { return };
+    let env = &setup.env;
+    setup.arm("start.ready");
     let session = env.banger(["vm", "run", "-d", "--name", "f"]).spawn();
-    bench.wait("start.ready.hit");
-    bench.kill_daemon();
-    bench.go_on("start.ready");
+    setup.wait("start.ready.hit");
+    setup.kill_daemon();
+    setup.go_on("start.ready");
     session.finish(SOON);
     env.wait_state("f", "running", SOON);
-    assert_eq!(fs::read(&bench.arrived).expect("a file"), b"a note\n");
+    assert_eq!(fs::read(&setup.arrived).expect("a file"), b"a note\n");
 
     env.banger(["vm", "stop", "f"]).run().expect(0);
-    fs::remove_file(&bench.arrived).expect("a file");
-    bench.arm("start.ready");
+    fs::remove_file(&setup.arrived).expect("a file");
+    setup.arm("start.ready");
     let session = env.banger(["vm", "start", "f"]).spawn();
-    bench.wait("start.ready.hit");
+    setup.wait("start.ready.hit");
     session.signal(Signal::KILL);
-    bench.client_left();
-    bench.go_on("start.ready");
+    setup.client_left();
+    setup.go_on("start.ready");
     session.finish(SOON);
     env.wait_state("f", "running", SOON);
-    assert_eq!(fs::read(&bench.arrived).expect("a file"), b"a note\n");
+    assert_eq!(fs::read(&setup.arrived).expect("a file"), b"a note\n");
     env.assert_consistent("fake-qemu");
     delete(env, "f");
 }
 
 #[test]
 fn a_start_that_is_interrupted_leaves_the_vm_as_it_was() {
-    let Some(bench) = Bench::without_files() else { return };
-    let env = &bench.env;
+    let Some(setup) = Setup::without_files() else { return };
+    let env = &setup.env;
     env.banger(["vm", "create", "--no-start", "--name", "new"]).run().expect(0);
     env.banger(["vm", "run", "-d", "--name", "old"]).run().expect(0);
     assert!(env.vm_process("old", "shim_pid").signal(Signal::KILL));
     env.wait_state("old", "failed", SOON);
     for (count, name) in [(1, "new"), (2, "old")] {
         let before = env.vm(name);
-        bench.arm("start.planned");
+        setup.arm("start.planned");
         let session = env.banger(["vm", "start", name]).spawn();
-        bench.wait("start.planned.hit");
+        setup.wait("start.planned.hit");
         session.signal(Signal::INT);
         let out = session.finish(SOON).expect(128 + 2);
         assert!(out.err().contains("the start is taken back, unless the guest was up already"), "{out}");
-        bench.clients_left(count);
-        bench.go_on("start.planned");
+        setup.clients_left(count);
+        setup.go_on("start.planned");
         env.wait_state(name, before["state"].as_str().expect("a state"), SOON);
         let after = env.vm(name);
         for key in ["reason", "vmm", "accelerator", "phases", "started_at"] {
@@ -191,55 +191,55 @@ fn a_start_that_is_interrupted_leaves_the_vm_as_it_was() {
 
 #[test]
 fn a_shim_that_comes_late_runs_no_later_starts_plan() {
-    let Some(bench) = Bench::new() else { return };
-    let env = &bench.env;
-    bench.arm("shim.begun");
+    let Some(setup) = Setup::new() else { return };
+    let env = &setup.env;
+    setup.arm("shim.begun");
     let session = env.banger(["vm", "run", "-d", "--name", "f"]).spawn();
-    bench.wait("shim.begun.hit");
+    setup.wait("shim.begun.hit");
     // The one that waits is what is left of this daemon's start.
-    bench.kill_daemon();
+    setup.kill_daemon();
     session.finish(SOON);
     env.wait_state("f", "failed", SOON);
     let late: Vec<Identity> = env.processes("banger-shim");
     assert!(!late.is_empty(), "no shim is on its way");
-    bench.arm("launch.planned");
+    setup.arm("launch.planned");
     let session = env.banger(["vm", "start", "f"]).spawn();
-    bench.wait("launch.planned.hit");
-    bench.go_on("shim.begun");
+    setup.wait("launch.planned.hit");
+    setup.go_on("shim.begun");
     for shim in &late {
         shim.wait_gone(SOON);
     }
-    bench.go_on("launch.planned");
+    setup.go_on("launch.planned");
     session.finish(SOON).expect(0);
     assert_eq!(env.vm_state("f"), "running");
     env.assert_consistent("fake-qemu");
     delete(env, "f");
 }
 
-/// Files that a guest does not take are the end of its start.
+/// Error of a start whose guest refuses files.
 const REFUSED: &str = "cannot copy the files of [[file_sync]] into the guest";
 
 #[test]
 fn a_start_that_failed_after_the_agent_answered_has_failed_whoever_leaves_meanwhile() {
-    let Some(bench) = Bench::new() else { return };
-    let env = &bench.env;
+    let Some(setup) = Setup::new() else { return };
+    let env = &setup.env;
     env.banger(["vm", "create", "--no-start", "--name", "hostile-fickle"]).run().expect(0);
-    bench.arm("stop.asked");
+    setup.arm("stop.asked");
     let session = env.banger(["vm", "start", "hostile-fickle"]).spawn();
-    bench.wait("stop.asked.hit");
+    setup.wait("stop.asked.hit");
     session.signal(Signal::KILL);
     session.finish(SOON);
-    bench.client_left();
-    bench.go_on("stop.asked");
+    setup.client_left();
+    setup.go_on("stop.asked");
     // Another try would be taken: whoever had the start go on would have it run.
     env.wait_state("hostile-fickle", "failed", SOON);
     let vm = env.vm("hostile-fickle");
     assert!(vm["reason"].as_str().is_some_and(|reason| reason.contains("507")), "{vm:#}");
 
     // A stop that comes meanwhile is carried out at once, and what failed is told.
-    bench.arm("stop.asked");
+    setup.arm("stop.asked");
     let session = env.banger(["vm", "start", "hostile-fickle"]).spawn();
-    bench.wait("stop.asked.hit");
+    setup.wait("stop.asked.hit");
     env.banger(["vm", "stop", "--timeout", "0s", "hostile-fickle"]).patience(SOON).run().expect(0);
     assert_eq!(env.vm_state("hostile-fickle"), "stopped");
     let out = session.finish(SOON);
@@ -250,15 +250,15 @@ fn a_start_that_failed_after_the_agent_answered_has_failed_whoever_leaves_meanwh
 
 #[test]
 fn whoever_dies_once_a_guest_was_asked_to_power_off_a_second_stop_ends_it() {
-    let Some(bench) = Bench::without_files() else { return };
-    let env = &bench.env;
+    let Some(setup) = Setup::without_files() else { return };
+    let env = &setup.env;
     let name = "hostile-stubborn";
     for victim in ["daemon", "client", "shim_pid", "vmm_pid", "guest"] {
         env.banger(["vm", "run", "-d", "--name", name]).run().expect(0);
         let session = env.banger(["vm", "stop", "--timeout", "10m", name]).spawn();
-        bench.wait("stop.asked.seen");
+        setup.wait("stop.asked.seen");
         match victim {
-            "daemon" => bench.kill_daemon(),
+            "daemon" => setup.kill_daemon(),
             "client" => session.signal(Signal::KILL),
             // Its kernel panics: its agent is gone.
             "guest" => {
@@ -285,7 +285,7 @@ fn whoever_dies_once_a_guest_was_asked_to_power_off_a_second_stop_ends_it() {
         }
         env.banger(["vm", "stop", "--timeout", "0s", name]).patience(SOON).run().expect(0);
         assert_eq!(env.vm_state(name), "stopped", "{victim}");
-        fs::remove_file(bench.points.join("stop.asked.seen")).expect("it was passed");
+        fs::remove_file(setup.points.join("stop.asked.seen")).expect("it was passed");
         env.assert_consistent("fake-qemu");
         delete(env, name);
     }

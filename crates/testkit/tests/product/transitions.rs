@@ -1,4 +1,4 @@
-//! VMs between two states: being made, being restarted, or asked about a moment ago.
+//! VMs in transition: being created, being restarted, or found by a request a moment ago.
 
 use crate::{SOON, delete, start, vms};
 use banger_testkit::{TestEnv, wait_until};
@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Has the daemon stop where a test says so.
+/// Makes the daemon halt at fail-points armed by the test.
 fn with_points(env: &mut TestEnv) -> PathBuf {
     let points = env.home().join("points");
     std::fs::create_dir(&points).expect("a directory for points");
@@ -17,7 +17,7 @@ fn with_points(env: &mut TestEnv) -> PathBuf {
     points
 }
 
-/// Waits until the daemon is held at that point, and gives what holds it.
+/// Waits until the daemon halts at that point, and returns the file that halts it.
 #[track_caller]
 fn held(points: &Path, name: &str) -> PathBuf {
     let hit = points.join(format!("{name}.hit"));
@@ -25,7 +25,7 @@ fn held(points: &Path, name: &str) -> PathBuf {
     hit
 }
 
-/// Asks the daemon something, and gives what it answers after the head: with that it has found what is asked about.
+/// Sends the daemon a request and reads the head of the answer, by which time it has found the VM.
 #[track_caller]
 fn asked(env: &TestEnv, request: &str) -> UnixStream {
     let mut client = UnixStream::connect(env.layout().daemon_socket()).expect("a daemon");
@@ -41,7 +41,7 @@ fn asked(env: &TestEnv, request: &str) -> UnixStream {
     client
 }
 
-/// All that it says after that, which comes in pieces that are cut anywhere.
+/// Reads the rest of the answer, which comes in pieces that are cut anywhere.
 fn rest(answer: UnixStream) -> String {
     let (mut answer, mut text) = (BufReader::new(answer), Vec::new());
     loop {

@@ -1,4 +1,4 @@
-//! Images that were made shortly before the host went down: who needs one waits until it has been read, and nobody else.
+//! Images made shortly before the host went down: users of one wait until it has been verified, and nobody else does.
 
 #![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
 
@@ -18,17 +18,17 @@ use std::{
     path::Path,
 };
 
-/// What somebody who waits is told.
+/// Part of the message to a waiting user.
 const WAIT: &str = "which was made shortly before this host went down";
 
-/// Marks the image in this directory as one of another boot, once it is marked no longer as one of this.
+/// Marks the image in this directory as made in another boot, once its sync in this one is done.
 fn doubt(image: &Path) {
     let mark = image.join(".unsynced");
     wait_until(SOON, "an image on the disk", || if mark.exists() { Err("not yet".into()) } else { Ok(()) });
     fs::write(mark, "another boot\n").unwrap();
 }
 
-/// The end of its file as if the disk had not got it.
+/// Overwrites the end of its file, as if the new content had not reached the disk.
 fn damage(image: &Path) {
     let rootfs = image.join("rootfs.ext4");
     fs::set_permissions(&rootfs, fs::Permissions::from_mode(0o644)).unwrap();
@@ -36,7 +36,7 @@ fn damage(image: &Path) {
     file.write_all_at(b"what was there before", file.metadata().unwrap().len() - 100).unwrap();
 }
 
-/// The state of an image, if it is here.
+/// State of an image, if it exists.
 fn state(env: &TestEnv, id: &str) -> Option<String> {
     let images = env.banger(["image", "list", "--json"]).run().expect(0).json();
     let image = images.as_array().unwrap().iter().find(|image| image["id"] == id)?.clone();
@@ -44,7 +44,7 @@ fn state(env: &TestEnv, id: &str) -> Option<String> {
     Some(image["state"].as_str().unwrap().to_owned())
 }
 
-/// Has the disk lose an image, which the next daemon finds by itself.
+/// Makes an image incomplete, which the next daemon finds by itself.
 fn lose(env: &TestEnv, id: &str) {
     env.banger(["daemon", "stop"]).run().expect(0);
     let image = env.layout().images().join(id);

@@ -1,4 +1,5 @@
-//! Rows of the matrix in which a new daemon comes: what it finds is as another left it, and may end or be killed meanwhile.
+//! Rows of the matrix in which a new daemon starts: it finds what the previous one left, and may be ended or killed
+//! meanwhile.
 
 use super::{
     Act::{

@@ -1,4 +1,4 @@
-//! Rows of the matrix in which something was there before: a second start, a kill.
+//! Rows of the matrix with an earlier machine: a second start, a kill.
 
 use super::{
     Act::{Kill, KillDeaf, RunStopped, Start, StopUntold},

@@ -1,4 +1,4 @@
-//! How one case of the matrix is carried out.
+//! Runs one case of the matrix.
 
 use super::{
     Act::{
@@ -22,38 +22,38 @@ use std::{
 };
 
 const VMM: &str = "fake-qemu";
-/// Where a shim is that goes by itself once its VMM has.
+/// Point at the end of a shim that ends by itself after its VMM.
 const AT_ITS_END: &str = "shim.over";
-/// Where one can be found from, whoever started it.
+/// Point after which a shim can be found, whoever started it.
 const FINDABLE: &str = "shim.recorded";
-/// Where a creation is held that a stop comes in the way of.
+/// Point at which a creation halts that a stop preempts.
 const OVERTAKEN: &str = "start.directories";
-/// Where one stands still that was to open a port.
+/// Point at which a shim halts that was asked to open a port.
 const DEAF: &str = "shim.opened";
 
-/// One environment for all cases of one victim: what a case leaves behind would show in the next one too.
+/// Environment for all cases of one victim: leftovers of one case would show in the next.
 pub(super) struct CaseRunner {
     env: TestEnv,
     points: PathBuf,
-    /// Ports to be published, on a loopback address that nobody else has, so that they are free whenever no VM has them.
+    /// Ports to be published, on a loopback address nobody else uses, so that they are free whenever no VM has them.
     port: String,
     another: String,
-    /// Those of a shim that is to answer no daemon.
+    /// Sockets bound in place of those of a shim that must answer no daemon.
     places: RefCell<Vec<UnixStream>>,
 }
 
 impl Act {
-    /// The VM's name. One whose guest does not power off is known by it.
+    /// Name of the VM. One whose guest does not power off is known by it.
     fn vm(self) -> &'static str {
         if self == StopForced { "hostile-stubborn" } else { "f" }
     }
 
-    /// The program whose end is that of the guest's kernel.
+    /// Program whose end is the guest kernel's.
     fn agent(self) -> &'static str {
         if self == StopForced { "hostile-agent" } else { "banger-vsock-agent" }
     }
 
-    /// Who dies where, so that something is taken back.
+    /// Point and victim of an earlier death, because of which something is undone.
     fn before(self) -> Option<(&'static str, Victim)> {
         match self {
             CreateLeft | RunLeft => Some(("create.furnished", Client)),
@@ -82,14 +82,14 @@ impl CaseRunner {
         Self { env, points, port: port(18093), another: port(18094), places: RefCell::default() }
     }
 
-    /// The points that were passed so far.
+    /// Points passed so far.
     pub(super) fn passed(&self) -> Vec<String> {
         let files = fs::read_dir(&self.points).expect("the points").flatten();
         let names = files.filter_map(|file| file.file_name().into_string().ok());
         names.filter_map(|name| name.strip_suffix(".seen").map(str::to_owned)).collect()
     }
 
-    /// After the last case.
+    /// Checks the environment after the last case.
     pub(super) fn end(&self) {
         self.env.assert_nothing_left();
     }
@@ -131,7 +131,7 @@ impl CaseRunner {
         if victim == DaemonLongAgo {
             self.run(&["vm", "list"]).expect(0);
         }
-        // What is held goes on, if it is still there.
+        // A halted process continues, if it still exists.
         self.go_on(point);
         if victim == DaemonInTime {
             self.reached(FINDABLE, &what);
@@ -148,14 +148,14 @@ impl CaseRunner {
             self.go_on(DEAF);
         }
         if !matches!(victim, Daemon | DaemonLongAgo | DaemonInTime) {
-            // What a client's end leads to is the daemon's to do, before it is ended itself.
+            // The daemon must handle a client's end before it is killed itself.
             self.env.assert_consistent(VMM);
         }
         let mut lease = lease;
         if victim != Daemon
             && let Some(over) = lease.take()
         {
-            // Its machine is over and so is its session, which sees its VM off; or it is the one that died.
+            // Its machine and its session are over, which saw its VM off; or it is the one that died.
             over.finish(SOON);
         }
         self.end_daemon();
@@ -174,7 +174,8 @@ impl CaseRunner {
         assert_eq!(self.state(), "gone", "{what}");
     }
 
-    /// Waits: a leased VM goes a moment after a new daemon has found that its client is gone.
+    /// Waits for one of the states: a leased VM is deleted a moment after a new daemon has found that its client is
+    /// gone.
     fn is_one_of(&self, allowed: &[&str], what: &str) {
         wait_until(SOON, &format!("{what}: one of {allowed:?}"), || {
             let state = self.state();
@@ -182,7 +183,7 @@ impl CaseRunner {
         });
     }
 
-    /// The command that does it. What a new daemon does is done by the first one that needs a daemon.
+    /// Command of an operation. An operation of a new daemon is done by the first command that needs a daemon.
     fn command(&self, act: Act) -> Option<Vec<&str>> {
         let vm = act.vm();
         Some(match act {
@@ -194,7 +195,7 @@ impl CaseRunner {
             SetPolicy => vec!["vm", "set", vm, "--allow", "10.77.0.0/24"],
             Create | CreateLeft => vec!["vm", "create", "--no-start", "--name", vm],
             Start | StartLeft => vec!["vm", "start", vm],
-            // It powers off at once, and may be slow about it on a busy host.
+            // The guest powers off at once, which may take long on a busy host.
             Stop | StopUntold => vec!["vm", "stop", "--timeout", "50s", vm],
             StopForced => vec!["vm", "stop", "--timeout", "0s", vm],
             Restart => vec!["vm", "restart", vm],
@@ -209,7 +210,7 @@ impl CaseRunner {
         })
     }
 
-    /// Everything as it is before. Gives the client whose VM was found, where that one lives on.
+    /// Prepares an operation. Returns the client whose VM was found, if that client lives on.
     fn prepare(&self, act: Act) -> Option<Session> {
         self.places.take();
         match act {
@@ -265,7 +266,7 @@ impl CaseRunner {
         }
     }
 
-    /// A VM with a lease that runs, and no daemon: its client.
+    /// Creates a running VM with a lease, and ends the daemon; returns the client.
     fn lease(&self) -> Session {
         let client = self.spawn(&self.command(RunLeased).expect("a command"));
         client.wait_stdout("up\n", SOON);
@@ -273,7 +274,7 @@ impl CaseRunner {
         client
     }
 
-    /// Has a daemon not know whether a VM runs, whose shim then answers nobody.
+    /// Makes a daemon unable to tell whether a VM runs, whose shim then answers nobody.
     fn untold(&self, act: Act) {
         let socket = who_dies::control_socket(&self.env, act.vm());
         let id = self.env.vm(act.vm())["id"].as_str().expect("an id").parse().expect("an id");
@@ -288,7 +289,7 @@ impl CaseRunner {
         fs::rename(&aside, &record).expect("the record");
     }
 
-    /// Has a stop come in the way of a creation that is held before it has a machine.
+    /// Has a stop preempt a creation that halts before it has a machine.
     fn overtake(&self, point: &str) -> Session {
         self.reached(OVERTAKEN, "a creation");
         let heard = self.in_log("asked=\"stop\"");
@@ -302,7 +303,7 @@ impl CaseRunner {
         stop
     }
 
-    /// Has the daemon die while it does something.
+    /// Kills the daemon during an operation.
     fn cut_short(&self, point: &str, act: Act) {
         self.arm(point);
         let session = self.spawn(&self.command(act).expect("a command"));
@@ -312,7 +313,7 @@ impl CaseRunner {
         session.finish(SOON);
     }
 
-    /// Has the store know of no VM, as one that was lost and made anew.
+    /// Removes the VM from the store, as if the store had been lost.
     fn forget(&self) {
         let database = Connection::open(self.env.layout().database()).expect("the store");
         let tables = ["leases", "resources", "addresses", "networks", "vms"];
@@ -369,9 +370,9 @@ impl CaseRunner {
     fn kill_client(&self, act: Act, client: &Session) {
         let noticed = self.ends_of_clients();
         client.signal(Signal::KILL);
-        // A daemon that is still on its way up has no clients.
+        // A daemon that is still starting has no clients.
         if self.command(act).is_some() {
-            // Otherwise it is chance whether a start is over before anybody knows that nobody wants it.
+            // Otherwise it would be chance whether the start is over before the daemon knows that nobody wants it.
             wait_until(SOON, "the daemon to notice", || match self.ends_of_clients() {
                 more if more > noticed => Ok(()),
                 same => Err(format!("{same} clients went away so far")),
@@ -379,7 +380,7 @@ impl CaseRunner {
         }
     }
 
-    /// How many clients the daemons have seen leave.
+    /// Number of clients the daemons have seen leave.
     fn ends_of_clients(&self) -> usize {
         self.in_log("the client went away")
     }

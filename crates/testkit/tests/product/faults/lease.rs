@@ -1,7 +1,7 @@
-//! Rows of the matrix for VMs that go with whoever asked for them.
+//! Rows of the matrix for leased VMs, which are deleted with their client.
 //!
-//! One that a new daemon finds is its client's still: it runs on without a daemon, and goes when the client ends, however it
-//! does. A machine that ends is the end of the client's session.
+//! A leased VM found by a new daemon still belongs to its client: it keeps running without a daemon, and is deleted
+//! when the client ends, however that happens. The end of a machine ends the client's session.
 
 use super::{
     Act::{AdoptLeased, AdoptLeasedDead, AdoptLeasedFailed, RunLeased},
@@ -14,7 +14,8 @@ const HELD: Cases = &[(Daemon, RUNNING), (Client, GONE), (Shim, GONE), (Vmm, GON
 /// Its client is gone already.
 const LEFT: Cases = &[(Daemon, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];
 const GOES: Cases = &[(Daemon, GONE)];
-/// What ends before its agent answered is kept to be looked at, and by then it may have; from then on it goes with its session.
+/// A machine that ends before its agent answered is kept for inspection, and the agent may have answered by then;
+/// afterwards it is deleted with its session.
 const EITHER: &[&str] = &["failed", "gone"];
 const COMING_UP: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, EITHER), (Vmm, EITHER), (Guest, EITHER)];
 const UNWANTED_OR_LOST: Cases = &[(Daemon, GONE), (Client, GONE), (Shim, GONE), (Vmm, GONE), (Guest, GONE)];

@@ -1,4 +1,4 @@
-//! Rows of the matrix for a VM's first life: made, started, changed, stopped, deleted.
+//! Rows of the matrix for a VM's first life: created, started, changed, stopped, deleted.
 
 use super::{
     Act::{Create, Delete, Publish, Restart, Run, Set, Start, Stop, StopForced, Unpublish},

@@ -1,8 +1,8 @@
-//! Whether the source has points where two steps meet, and the matrix rows where there are points.
+//! Checks that the source has fail-points between steps, and the matrix rows for all fail-points.
 //!
-//! Read as text, so this knows a step by how it is written: whoever adds another way to change what outlives the daemon adds
-//! it to [`STEPS`], and whoever has steps follow each other in another file adds that to [`FILES`]. What counts as one step
-//! is said where points are (`banger_artifacts::failpoint`); what two functions do one after the other is not seen here.
+//! The source is read as text, so a step is recognized by its spelling: whoever adds another way to change something
+//! that outlives the daemon adds it to [`STEPS`], and whoever puts steps into another file adds that to [`FILES`]. A
+//! step is defined in `banger_artifacts::failpoint`; steps of two functions that follow each other are not seen here.
 
 use super::{CAPABILITIES, rows};
 use std::{
@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Points that are one for each of several things.
+/// Points that exist once for each of several things.
 const LOOPS: &[(&str, &[&str])] = &[
     ("create.prepared.{}", CAPABILITIES),
     ("start.contributed.{}", CAPABILITIES),
@@ -23,7 +23,7 @@ const LOOPS: &[(&str, &[&str])] = &[
 ];
 const STRAYS: &[&str] = &["states", "sockets"];
 
-/// Where the steps of an operation follow each other.
+/// Files with the steps of operations.
 const FILES: &[&str] = &[
     "capability/nat.rs",
     "capability/ports.rs",
@@ -48,7 +48,7 @@ const FILES: &[&str] = &[
     "vm/task.rs",
 ];
 
-/// What changes a row, a file, a process or a card.
+/// Spellings of steps: they change a row, a file, a process or a NIC.
 const STEPS: &[&str] = &[
     // Rows.
     ".insert_vm(",
@@ -119,7 +119,7 @@ const STEPS: &[&str] = &[
     "capability.after_start(",
     "capability.release(",
 ];
-/// Steps of several, with a point after the last of them.
+/// Spellings of calls that consist of several steps, with a point after the last of them.
 const WHOLES: &[&str] = &[
     " release(",
     ".down(",
@@ -131,15 +131,15 @@ const WHOLES: &[&str] = &[
     "vms.reconcile()",
 ];
 
-/// A `vm set` that is refused in part and goes back to what was: nobody was told anything of it, and what is written down by
-/// then is what the next daemon makes true. What the network learns of addresses is a cache.
+/// Functions that need no points. A `vm set` that is refused in part is reverted: nobody was told of it, and the next
+/// daemon makes true whatever is written by then. The network's list of addresses is a cache.
 const WITHOUT_POINTS: &[&str] = &["undo", "change_ports", "learn"];
 
 fn daemon() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/src")
 }
 
-/// The names of points in the source below `dir`, as far as they are written out.
+/// Collects the names of points in the source below `dir`, as far as they are literals.
 fn written(dir: &Path, into: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(dir).expect("the source").flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -171,18 +171,18 @@ fn every_point_in_the_source_has_a_row() {
     assert!(points.is_empty(), "no row for {points:?}");
 }
 
-/// A step of a function's that nothing parts from the next one so far.
+/// A step in a function with no point after it so far.
 #[derive(Clone, Copy)]
 struct Open {
     line: usize,
     indent: usize,
 }
 
-/// A loop, whose last step in one turn is followed by its first in the next.
+/// A loop, whose last step in one iteration is followed by its first in the next.
 struct Turns {
     line: usize,
     indent: usize,
-    /// The first step in it that no point comes before.
+    /// First step in it with no point before it.
     first: Option<usize>,
     has_point: bool,
 }
@@ -198,7 +198,7 @@ fn function(line: &str) -> Option<&str> {
 #[derive(Default)]
 struct Reading {
     open: Option<Open>,
-    /// Those that branches end with. They are followed by what comes after all of the branches.
+    /// Last steps of branches, followed by whatever comes after all branches.
     parked: Vec<Open>,
     loops: Vec<Turns>,
     found: Vec<(usize, usize)>,
@@ -214,12 +214,12 @@ impl Reading {
         self.loops.iter_mut().for_each(|turns| turns.has_point = true);
     }
 
-    /// Another branch begins, whose pattern stands so far in.
+    /// Begins another branch, at the indentation of its pattern.
     fn branch(&mut self, indent: usize) {
         self.parked.extend(self.open.take_if(|open| open.indent >= indent).map(|open| Open { indent, ..open }));
     }
 
-    /// Something ends that began so far in.
+    /// Ends everything that began at this indentation.
     fn end(&mut self, indent: usize) {
         while let Some(parked) = self.parked.pop_if(|parked| parked.indent > indent) {
             self.open.get_or_insert(parked);
@@ -231,7 +231,7 @@ impl Reading {
         }
     }
 
-    /// So many steps, the last of which has a point after it or has not.
+    /// Adds so many steps, the last of which has a point after it or not.
     fn steps(&mut self, count: usize, here: Open, is_parted: bool) {
         self.found.extend(self.open.map(|open| (open.line, here.line)));
         if count > 1 {
@@ -244,8 +244,8 @@ impl Reading {
     }
 }
 
-/// Steps of one function that follow each other without a point between them: on two lines, on one, or in a loop in two
-/// turns. Branches of one `match` do not follow each other, and nothing follows a `return`.
+/// Finds steps of one function that follow each other without a point between them: on two lines, on one, or in two
+/// iterations of a loop. Branches of one `match` do not follow each other, and nothing follows a `return`.
 fn adjoining(text: &str) -> Vec<(usize, usize)> {
     let (mut reading, mut is_without) = (Reading::default(), false);
     for (number, line) in text.lines().enumerate() {

@@ -1,7 +1,7 @@
-//! Rows of the matrix in which something is taken back because somebody died before: the daemon dies in the middle of that.
+//! Rows of the matrix in which an operation is undone because a process died: the daemon dies in the middle of that.
 //!
-//! A client that left is not there to die again. What of a first start is taken back after it is a deletion, which begins
-//! when the VM is down: a daemon that dies before leaves the VM as it was then.
+//! A client that left cannot die again. Undoing a first start ends with a deletion, which begins when the VM is down: a
+//! daemon that dies before leaves the VM as it was then.
 
 use super::{
     Act::{CreateLeft, RunLeasedLost, RunLeft, RunLost, StartLeft},

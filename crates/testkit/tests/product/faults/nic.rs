@@ -1,4 +1,4 @@
-//! Cases of the matrix with a network: who has no machine has no card, no tap and no rules, whoever died meanwhile.
+//! Rows of the matrix with a network: a VM without a machine has no NIC, no tap and no rules, whoever died meanwhile.
 
 use super::{
     Act::{
@@ -49,12 +49,12 @@ pub(super) const ROWS: &[Row] = &[
 
 #[test]
 fn the_daemon_may_die_between_an_address_and_a_card() {
-    let Some(runner) = crate::network_processes::carried().map(CaseRunner::of) else { return };
+    let Some(runner) = crate::network_processes::networked_env().map(CaseRunner::of) else { return };
     each(&runner, Daemon, &all_of(ROWS));
 }
 
 #[test]
 fn the_client_may_die_between_an_address_and_a_card() {
-    let Some(runner) = crate::network_processes::carried().map(CaseRunner::of) else { return };
+    let Some(runner) = crate::network_processes::networked_env().map(CaseRunner::of) else { return };
     each(&runner, Client, &all_of(ROWS));
 }
