@@ -22,14 +22,14 @@ use std::{
 /// Measures images, kernels, VMs and the cache.
 pub(crate) async fn measure(layout: &Layout, services: &Services) -> Result<DiskUsage, Failure> {
     let images = services.images.list_images().await?;
-    let images = images.iter().map(|image| Thing {
+    let images = images.iter().map(|image| Item {
         // A registered file does not belong to banger: forgetting it frees nothing.
         size: if image.managed { image.size } else { ByteSize(0) },
         in_use: !image.used_by.is_empty(),
     });
     let images = sum(UsageKind::Images, images, "banger image delete IMAGE");
     let kernels = services.images.list_kernels(false).await?;
-    let kernels = kernels.iter().map(|kernel| Thing {
+    let kernels = kernels.iter().map(|kernel| Item {
         size: kernel.size.unwrap_or(ByteSize(0)),
         in_use: !kernel.used_by.is_empty() || !kernel.used_by_images.is_empty(),
     });
@@ -42,7 +42,7 @@ pub(crate) async fn measure(layout: &Layout, services: &Services) -> Result<Disk
     let cache = layout.cache.clone();
     // Done on the blocking pool, because a cache has some thousand files.
     let (vms, cache) = tokio::task::spawn_blocking(move || {
-        let vms = directories.iter().map(|(path, in_use)| Thing { size: allocated(path).0, in_use: *in_use });
+        let vms = directories.iter().map(|(path, in_use)| Item { size: allocated(path).0, in_use: *in_use });
         (sum(UsageKind::Vms, vms, "banger vm prune"), cached(&cache, &layers))
     })
     .await
@@ -54,20 +54,20 @@ pub(crate) async fn measure(layout: &Layout, services: &Services) -> Result<Disk
 }
 
 /// An image, kernel or VM with its size.
-struct Thing {
+struct Item {
     size: ByteSize,
     in_use: bool,
 }
 
-fn sum(kind: UsageKind, things: impl Iterator<Item = Thing>, reclaim: &str) -> Usage {
+fn sum(kind: UsageKind, items: impl Iterator<Item = Item>, reclaim: &str) -> Usage {
     let nothing =
         Usage { kind, count: 0, in_use: 0, size: ByteSize(0), reclaimable: ByteSize(0), reclaim: reclaim.to_owned() };
-    things.fold(nothing, |mut usage, thing| {
+    items.fold(nothing, |mut usage, item| {
         usage.count += 1;
-        usage.in_use += u64::from(thing.in_use);
-        usage.size.0 = usage.size.0.saturating_add(thing.size.bytes());
-        if !thing.in_use {
-            usage.reclaimable.0 = usage.reclaimable.0.saturating_add(thing.size.bytes());
+        usage.in_use += u64::from(item.in_use);
+        usage.size.0 = usage.size.0.saturating_add(item.size.bytes());
+        if !item.in_use {
+            usage.reclaimable.0 = usage.reclaimable.0.saturating_add(item.size.bytes());
         }
         usage
     })
@@ -122,8 +122,8 @@ mod tests {
 
     #[test]
     fn what_is_in_use_is_not_reclaimable() {
-        let things = [(3, true), (5, false)].map(|(mib, in_use)| Thing { size: ByteSize::mib(mib), in_use });
-        let usage = sum(UsageKind::Vms, things.into_iter(), "x");
+        let items = [(3, true), (5, false)].map(|(mib, in_use)| Item { size: ByteSize::mib(mib), in_use });
+        let usage = sum(UsageKind::Vms, items.into_iter(), "x");
         assert_eq!((usage.count, usage.in_use), (2, 1));
         assert_eq!((usage.size, usage.reclaimable), (ByteSize::mib(8), ByteSize::mib(5)));
     }

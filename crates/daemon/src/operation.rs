@@ -52,7 +52,7 @@ impl Operation {
     }
 
     /// Begins a request that no client watches, such as one of the daemon itself.
-    pub(crate) fn silent() -> Self {
+    pub(crate) fn unwatched() -> Self {
         Self::new(None)
     }
 
@@ -88,16 +88,16 @@ impl Operation {
 
     /// Builds the failure of a step that ended early: `what` was cut short, and by which request.
     pub(crate) fn cut_short(&self, what: &str) -> Failure {
-        self.with_blame(failures::cut_short(what))
+        self.name_preemption(failures::cut_short(what))
     }
 
     /// Adds that request to a failure whose maker knew only that it was cancelled. Any other failure is returned
     /// unchanged.
-    pub(crate) fn blame(&self, failure: Failure) -> Failure {
-        if failures::is_cancelled(&failure) { self.with_blame(failure) } else { failure }
+    pub(crate) fn explain_cancellation(&self, failure: Failure) -> Failure {
+        if failures::is_cancelled(&failure) { self.name_preemption(failure) } else { failure }
     }
 
-    fn with_blame(&self, failure: Failure) -> Failure {
+    fn name_preemption(&self, failure: Failure) -> Failure {
         match self.preemption.by.get() {
             Some(by) => failure.cause(format!("a {by} of the VM was asked for meanwhile")),
             None => failure,
@@ -244,17 +244,17 @@ mod tests {
     #[test]
     fn what_was_cancelled_says_by_what_and_what_failed_says_why() {
         let preempted = Preemption::default();
-        let step = Operation::silent().step(CancellationToken::new(), preempted.clone());
+        let step = Operation::unwatched().step(CancellationToken::new(), preempted.clone());
         let cancelled = || failures::cancelled("the pull");
-        assert_eq!(step.blame(cancelled()), cancelled(), "its client left");
+        assert_eq!(step.explain_cancellation(cancelled()), cancelled(), "its client left");
         preempted.set("stop");
         preempted.set("kill");
         let cause = "a stop of the VM was asked for meanwhile";
-        assert_eq!(step.blame(cancelled()).causes, [cause]);
+        assert_eq!(step.explain_cancellation(cancelled()).causes, [cause]);
         assert_eq!(step.cut_short("the start was cut short").causes, [cause]);
         for code in [Code::Unavailable, Code::Conflict] {
             let broken = Failure::new(code, "port 127.0.0.1:80 is taken");
-            assert_eq!(step.blame(broken.clone()), broken);
+            assert_eq!(step.explain_cancellation(broken.clone()), broken);
         }
     }
 }

@@ -55,9 +55,9 @@ impl SshKeys {
             .map_err(|error| failures::io("create", &dir, &error))?;
         let identity = dir.join("id_ed25519");
         let host_key = self.layout.vm(&vm.id).join(HOST_KEY);
-        make(&identity, "banger").await?;
-        make(&host_key, vm.name.as_str()).await?;
-        let known_hosts = self.know_hosts(None).await?;
+        make_key_pair(&identity, "banger").await?;
+        make_key_pair(&host_key, vm.name.as_str()).await?;
+        let known_hosts = self.write_known_hosts(None).await?;
         Ok(SshAccess {
             host_key: text(&host_key)?,
             authorized_keys: text(&public(&identity))?,
@@ -70,11 +70,11 @@ impl SshKeys {
     pub(crate) async fn forget(&self, vm: &VmId) -> Result<(), Failure> {
         let _writing = self.writing.lock().await;
         // Without the file there is nothing to forget.
-        if self.layout.known_hosts().exists() { self.know_hosts(Some(vm)).await.map(drop) } else { Ok(()) }
+        if self.layout.known_hosts().exists() { self.write_known_hosts(Some(vm)).await.map(drop) } else { Ok(()) }
     }
 
     /// Writes known_hosts: every VM that has a host key, except `but`.
-    async fn know_hosts(&self, but: Option<&VmId>) -> Result<PathBuf, Failure> {
+    async fn write_known_hosts(&self, but: Option<&VmId>) -> Result<PathBuf, Failure> {
         let mut hosts = String::from("# Written by banger: one line a VM.\n");
         for vm in self.store.vms().await? {
             let key = public(&self.layout.vm(&vm.id).join(HOST_KEY));
@@ -93,7 +93,7 @@ impl SshKeys {
 }
 
 /// Makes a key pair at `path` if there is none. An incomplete pair has another name.
-async fn make(path: &Path, comment: &str) -> Result<(), Failure> {
+async fn make_key_pair(path: &Path, comment: &str) -> Result<(), Failure> {
     if path.exists() && public(path).exists() {
         return Ok(());
     }

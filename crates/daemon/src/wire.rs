@@ -120,7 +120,7 @@ pub(crate) fn wire_services(
         },
         shims: Shims::new(programs.shim),
         capabilities,
-        said_software: false.into(),
+        reported_software: false.into(),
     });
     Ok(Services { images, vms, network, ssh })
 }

@@ -60,12 +60,12 @@ impl WorkspaceService {
         if let Some(path) = &workdir
             && (!path.starts_with('/') || path.contains('\0') || path.len() > MAX_PATH)
         {
-            return invalid(format!("the working directory {:?} is not an absolute path", cut(path)));
+            return invalid(format!("the working directory {:?} is not an absolute path", shortened(path)));
         }
         if let Some(user) = &user
             && !is_user(user)
         {
-            let failure = Failure::new(Code::Invalid, format!("{:?} is not a user", cut(user)));
+            let failure = Failure::new(Code::Invalid, format!("{:?} is not a user", shortened(user)));
             return Err(failure.hint("write name, uid, name:group or uid:gid"));
         }
         Ok(ExecDefaults { env, workdir, user })
@@ -73,31 +73,31 @@ impl WorkspaceService {
 
     /// Checks the report about an import and turns it into a record, dated now.
     #[expect(clippy::unused_self, reason = "who is asked is the service, whatever it needs to answer")]
-    pub(crate) fn record(&self, said: RecordWorkspace) -> Result<Workspace, Failure> {
-        for path in [&said.guest_path, &said.source_path] {
+    pub(crate) fn record(&self, report: RecordWorkspace) -> Result<Workspace, Failure> {
+        for path in [&report.guest_path, &report.source_path] {
             if !path.starts_with('/') || path.contains('\0') || path.len() > MAX_PATH {
-                return Err(Failure::new(Code::Invalid, format!("{:?} is not an absolute path", cut(path))));
+                return Err(Failure::new(Code::Invalid, format!("{:?} is not an absolute path", shortened(path))));
             }
         }
-        for commit in [&said.head_commit, &said.base_commit].into_iter().flatten() {
+        for commit in [&report.head_commit, &report.base_commit].into_iter().flatten() {
             if !is_commit(commit) {
-                return Err(Failure::new(Code::Invalid, format!("{:?} is not the id of a commit", cut(commit))));
+                return Err(Failure::new(Code::Invalid, format!("{:?} is not the id of a commit", shortened(commit))));
             }
         }
-        for name in [&said.branch, &said.from].into_iter().flatten() {
+        for name in [&report.branch, &report.from].into_iter().flatten() {
             if name.is_empty() || name.len() > MAX_PATH || name.contains('\0') {
-                return Err(Failure::new(Code::Invalid, format!("{:?} is not a branch or commit", cut(name))));
+                return Err(Failure::new(Code::Invalid, format!("{:?} is not a branch or commit", shortened(name))));
             }
         }
         Ok(Workspace {
-            guest_path: said.guest_path,
-            source_path: said.source_path,
-            head_commit: said.head_commit,
-            base_commit: said.base_commit,
-            mode: said.mode,
-            branch: said.branch,
-            from: said.from,
-            include_untracked: said.include_untracked,
+            guest_path: report.guest_path,
+            source_path: report.source_path,
+            head_commit: report.head_commit,
+            base_commit: report.base_commit,
+            mode: report.mode,
+            branch: report.branch,
+            from: report.from,
+            include_untracked: report.include_untracked,
             prepared_at: rfc3339(clock::now()),
         })
     }
@@ -119,7 +119,7 @@ fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn cut(text: &str) -> String {
+fn shortened(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
@@ -143,19 +143,23 @@ mod tests {
 
     #[test]
     fn a_record_is_what_was_said_and_when() {
-        let said = |path: &str, commit: &str| RecordWorkspace {
+        let report = |path: &str, commit: &str| RecordWorkspace {
             guest_path: path.into(),
             source_path: "/src".into(),
             head_commit: Some(commit.into()),
             ..RecordWorkspace::default()
         };
         let commit = "0123456789abcdef0123456789abcdef01234567";
-        let record = WorkspaceService.record(said("/root/repo", commit)).unwrap();
+        let record = WorkspaceService.record(report("/root/repo", commit)).unwrap();
         assert_eq!((record.guest_path.as_str(), record.head_commit.as_deref()), ("/root/repo", Some(commit)));
         assert!(record.prepared_at.ends_with('Z'), "{}", record.prepared_at);
         for (path, commit) in [("root", commit), ("", commit), ("/a\0", commit), ("/a", "HEAD"), ("/a", "--output=/x")]
         {
-            assert_eq!(WorkspaceService.record(said(path, commit)).unwrap_err().code, Code::Invalid, "{path} {commit}");
+            assert_eq!(
+                WorkspaceService.record(report(path, commit)).unwrap_err().code,
+                Code::Invalid,
+                "{path} {commit}"
+            );
         }
     }
 

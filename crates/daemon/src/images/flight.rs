@@ -158,7 +158,7 @@ mod tests {
         let flights = Flights::<u32>::default();
         let (runs, told, go) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()), Arc::new(Notify::new()));
         let (lines, mut heard) = mpsc::channel(16);
-        let first = Operation::silent();
+        let first = Operation::unwatched();
         let second = Operation::watched(lines);
         let pull = |operation| {
             let (runs, told, go, flights) = (runs.clone(), told.clone(), go.clone(), &flights);
@@ -209,7 +209,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_one_to_leave_stops_it_and_a_later_one_begins_anew() {
         let flights = Flights::<u32>::default();
-        let (first, second) = (Operation::silent(), Operation::silent());
+        let (first, second) = (Operation::unwatched(), Operation::unwatched());
         let stopped = Arc::new(Notify::new());
         let told = stopped.clone();
         let waiting = flights.join("k", &first, move |_, stop| async move {
@@ -225,7 +225,7 @@ mod tests {
         });
         assert!(a.is_err() && b.is_err());
         stopped.notified().await;
-        let third = flights.join("k", &Operation::silent(), |_, _| async { Ok(3) }).await;
+        let third = flights.join("k", &Operation::unwatched(), |_, _| async { Ok(3) }).await;
         assert_eq!(third.unwrap(), 3);
     }
 }

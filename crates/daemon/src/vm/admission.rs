@@ -12,7 +12,7 @@ use banger_proto::{
 use std::cmp::Reverse;
 
 /// Number of VMs that an error names as users of memory.
-const NAMED: usize = 5;
+const MAX_NAMED: usize = 5;
 
 /// Request that is checked. It decides which commands the error can suggest.
 #[derive(Debug, Clone, Copy)]
@@ -44,17 +44,17 @@ impl Attempt<'_> {
     }
 }
 
-/// Refuses `wanted` bytes that are not free now, and says which VMs use how much. `back` bytes become free before they
+/// Refuses `wanted` bytes that are not free now, and says which VMs use how much. `freed` bytes become free before they
 /// are needed.
 pub(super) async fn admit(
     parts: &Parts,
     wanted: ByteSize,
-    back: ByteSize,
+    freed: ByteSize,
     overcommit: bool,
     attempt: Attempt<'_>,
 ) -> Result<(), Failure> {
     let free = config::memory_line("MemAvailable:");
-    let then = free.map(|free| ByteSize(free.bytes().saturating_add(back.bytes())));
+    let then = free.map(|free| ByteSize(free.bytes().saturating_add(freed.bytes())));
     let Err(failure) = check(wanted, overcommit, then, attempt) else { return Ok(()) };
     let rows = parts.store.vms().await?;
     let users = rows.iter().filter_map(|row| Some((row.name.to_string(), ByteSize(VmService::resident(row)?))));
@@ -76,8 +76,8 @@ fn check(wanted: ByteSize, overcommit: bool, free: Option<ByteSize>, attempt: At
 
 /// Returns the available memory if it is less than `wanted`. A host that does not report its memory is no reason to
 /// refuse.
-fn shortfall(wanted: ByteSize, overcommit: bool, there_is: Option<ByteSize>) -> Option<ByteSize> {
-    there_is.filter(|there_is| !overcommit && wanted > *there_is)
+fn shortfall(wanted: ByteSize, overcommit: bool, available: Option<ByteSize>) -> Option<ByteSize> {
+    available.filter(|available| !overcommit && wanted > *available)
 }
 
 fn does_not_fit(wanted: ByteSize, has: &str) -> Failure {
@@ -89,10 +89,11 @@ fn describe_users(total: Option<ByteSize>, free: Option<ByteSize>, mut users: Ve
     users.sort_by_key(|(name, bytes)| (Reverse(*bytes), name.clone()));
     let by_vms = users.iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(bytes.bytes()));
     let used = total.zip(free).map_or(0, |(total, free)| total.bytes().saturating_sub(free.bytes()));
-    let mut parts: Vec<String> = users.iter().take(NAMED).map(|(name, bytes)| format!("VM {name} {bytes}")).collect();
-    if users.len() > NAMED {
-        let rest = users[NAMED..].iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(bytes.bytes()));
-        parts.push(format!("{} more VMs {}", users.len() - NAMED, ByteSize(rest)));
+    let mut parts: Vec<String> =
+        users.iter().take(MAX_NAMED).map(|(name, bytes)| format!("VM {name} {bytes}")).collect();
+    if users.len() > MAX_NAMED {
+        let rest = users[MAX_NAMED..].iter().fold(0_u64, |sum, (_, bytes)| sum.saturating_add(bytes.bytes()));
+        parts.push(format!("{} more VMs {}", users.len() - MAX_NAMED, ByteSize(rest)));
     }
     if users.is_empty() {
         parts.push("no VM".to_owned());

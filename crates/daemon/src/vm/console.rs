@@ -25,7 +25,7 @@ const QUOTED_BYTES: u64 = 8 << 10;
 /// Longest line that an error quotes, in characters.
 pub(crate) const QUOTED_LINE: usize = 200;
 /// Polling interval of a followed log. The file cannot report that it grew.
-const LOOK: Duration = Duration::from_millis(150);
+const POLL_EVERY: Duration = Duration::from_millis(150);
 
 /// Returns the last lines of the console, escaped because the guest wrote them. Empty when there is nothing to quote.
 pub(super) fn last_lines(directory: &Path) -> Vec<String> {
@@ -56,7 +56,7 @@ pub(crate) async fn send(
     directory: PathBuf,
     tail: Option<usize>,
     follow: bool,
-    mut changes: StateWatch,
+    mut state: StateWatch,
     out: mpsc::Sender<io::Result<Bytes>>,
 ) {
     let path = directory.join(FILE);
@@ -73,7 +73,7 @@ pub(crate) async fn send(
             Err(error) => return drop(out.send(Err(error)).await),
         };
         // Read the state before the file, so that everything written before the machine's end is seen after it.
-        let live = changes.is_live();
+        let live = state.is_live();
         loop {
             let (again, read) = match tokio::task::spawn_blocking(move || {
                 let read = reader.next();
@@ -99,8 +99,8 @@ pub(crate) async fn send(
             return;
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
-            () = changes.changed() => {}
+            () = tokio::time::sleep(POLL_EVERY) => {}
+            () = state.changed() => {}
             () = out.closed() => return,
         }
         first = Ok(reader);

@@ -52,7 +52,7 @@ impl VmService {
         let (row, mailbox) = self.take_name(name, spec, start != Start::No).await?;
         failpoint::hit("create.named").await;
         let id = row.id.clone();
-        if let Err(failure) = self.make(&row, start, client, operation).await {
+        if let Err(failure) = self.take_resources(&row, start, client, operation).await {
             return Err(self.undo(&row, mailbox, failure).await);
         }
         if start == Start::No {
@@ -82,7 +82,7 @@ impl VmService {
             return Err(Failure::new(Code::Invalid, "a VM lives at least a second")
                 .hint("leave --ttl away for a VM that stays until it is deleted"));
         }
-        let network = wanted_network(&parts.config, &request)?;
+        let network = requested_network(&parts.config, &request)?;
         let exec = parts.workspaces.exec_defaults(request.env, request.workdir, request.user)?;
         if let Some(name) = &request.name {
             check_not_an_id(name)?;
@@ -174,7 +174,7 @@ impl VmService {
     }
 
     /// Takes what the VM holds for its whole life, as long as the client waits for it.
-    async fn make(
+    async fn take_resources(
         &self,
         row: &VmRow,
         start: Start,
@@ -223,7 +223,7 @@ impl VmService {
         let Ok(Some(now)) = self.parts.store.vm(&row.id).await else { return failure };
         let client_left = operation.cancel().is_cancelled();
         if client_left || now.state == VmState::Created {
-            let gone = self.delete(&row.id, true, &Operation::silent()).await;
+            let gone = self.delete(&row.id, true, &Operation::unwatched()).await;
             return match gone {
                 Ok(()) => without_leftover_hints(failure),
                 Err(also) => failure.cause(format!("and what was made cannot be taken away: {also}")),
@@ -252,7 +252,7 @@ fn check_not_an_id(name: &VmName) -> Result<(), Failure> {
 }
 
 /// Returns the network that the VM requests, checked.
-fn wanted_network(config: &Config, request: &CreateVm) -> Result<NetworkSpec, Failure> {
+fn requested_network(config: &Config, request: &CreateVm) -> Result<NetworkSpec, Failure> {
     let network = NetworkSpec {
         nat: config.nat.clone().overridden_by(request.nat).value,
         allow: request.allow.clone(),

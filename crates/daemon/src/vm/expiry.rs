@@ -142,7 +142,7 @@ async fn correct(service: &Arc<VmService>, row: &VmRow, now: &age::Now) {
 }
 
 async fn delete(service: &Arc<VmService>, row: &VmRow) {
-    let operation = Operation::silent();
+    let operation = Operation::unwatched();
     let span = operation.span();
     async {
         tracing::info!(vm = %row.name, "it has reached its age and is deleted");
@@ -190,7 +190,7 @@ async fn stop(service: &Arc<VmService>, row: &VmRow) {
         tracing::debug!(vm = %row.name, "it was idle, and is not what it was");
         return;
     }
-    let operation = Operation::silent();
+    let operation = Operation::unwatched();
     let span = operation.span();
     async {
         tracing::info!(vm = %row.name, "nobody uses it: it is stopped");

@@ -27,7 +27,7 @@ impl VmService {
                 continue;
             }
             let service = self.clone();
-            let operation = Operation::silent();
+            let operation = Operation::unwatched();
             let span = operation.span();
             tokio::spawn(
                 async move {

@@ -7,7 +7,7 @@ use super::{
     live_state::LiveState,
     phases::{self, PhaseClock},
     policy::StopCause,
-    release::{HELD, holds_machine, release},
+    release::{HELD_HINT, holds_machine, release},
     service::Parts,
     set, start, stop,
 };
@@ -316,7 +316,7 @@ impl Owner {
                 (self.row.state, self.row.reason) = (VmState::Failed, Some(failure.to_string()));
                 let name = &self.row.name;
                 let left = format!("VM {name} is not down: what runs of it does not end");
-                done = Err(Failure::new(failure.code, left).cause(failure.to_string()).hint(HELD));
+                done = Err(Failure::new(failure.code, left).cause(failure.to_string()).hint(HELD_HINT));
             }
         }
         self.save_or_log().await;

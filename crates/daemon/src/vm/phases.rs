@@ -103,7 +103,7 @@ mod tests {
         }
     }
 
-    fn told(clock: &PhaseClock) -> Vec<(&str, u64, u64)> {
+    fn spans(clock: &PhaseClock) -> Vec<(&str, u64, u64)> {
         clock.phases.iter().map(|phase| (phase.name.as_str(), phase.started_ms, phase.duration_ms)).collect()
     }
 
@@ -114,7 +114,7 @@ mod tests {
         clock.mark_at("shim", 10);
         clock.guest_at(&ready(&[("kernel", 700), ("mounts", 800), ("agent", 900)]), 1000);
         assert_eq!(
-            told(&clock),
+            spans(&clock),
             [
                 ("image", 0, 2),
                 ("shim", 2, 8),
@@ -132,7 +132,7 @@ mod tests {
         for (name, now) in [("image", 2), ("disk", 10), ("image", 11), ("disk", 13), ("shim", 20)] {
             clock.mark_at(name, now);
         }
-        assert_eq!(told(&clock), [("image", 0, 3), ("disk", 2, 10), ("shim", 13, 7)]);
+        assert_eq!(spans(&clock), [("image", 0, 3), ("disk", 2, 10), ("shim", 13, 7)]);
     }
 
     #[test]
@@ -159,9 +159,9 @@ mod tests {
         let mut clock = PhaseClock::start();
         clock.mark_at("shim", 10);
         clock.guest_at(&ready(&[("kernel", u64::MAX), ("x\u{1b}", 5), ("agent", 50)]), 1000);
-        let told = told(&clock);
-        assert_eq!((told[0], told[1]), (("shim", 0, 10), ("vmm", 10, 940)));
-        assert!(told.iter().all(|(_, started, took)| started + took <= 1000), "{told:?}");
-        assert!(told.iter().any(|(name, ..)| *name == "x"), "{told:?}");
+        let spans = spans(&clock);
+        assert_eq!((spans[0], spans[1]), (("shim", 0, 10), ("vmm", 10, 940)));
+        assert!(spans.iter().all(|(_, started, took)| started + took <= 1000), "{spans:?}");
+        assert!(spans.iter().any(|(name, ..)| *name == "x"), "{spans:?}");
     }
 }

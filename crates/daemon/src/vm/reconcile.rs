@@ -107,11 +107,11 @@ impl VmService {
                 let ended = end_silent(shim, waited, &state_dir).await;
                 failpoint::hit("adopt.silenced").await;
                 match ended {
-                    Ok((record, words)) => {
+                    Ok((record, text)) => {
                         let (state, reason) = outcome(&record);
-                        (state, reason.or(Some(words)))
+                        (state, reason.or(Some(text)))
                     }
-                    Err(words) => (VmState::Failed, Some(words)),
+                    Err(text) => (VmState::Failed, Some(text)),
                 }
             }
             // The machine never came to be, was given back already, or its end is recorded.

@@ -20,7 +20,7 @@ use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Hint for a machine that does not end.
-pub(super) const HELD: &str =
+pub(super) const HELD_HINT: &str =
     "this host's kernel has not let go of its processes, as while a disk does not answer: try again later";
 
 /// Number of attempts to remove a directory into which files are put meanwhile.

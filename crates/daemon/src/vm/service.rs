@@ -49,7 +49,7 @@ pub(crate) struct Parts {
     pub(crate) probe: Probe,
     pub(crate) capabilities: Capabilities,
     /// Whether it was reported that guests run under software emulation.
-    pub(crate) said_software: AtomicBool,
+    pub(crate) reported_software: AtomicBool,
 }
 
 /// The service that owns every VM's life.
@@ -134,8 +134,12 @@ impl VmService {
     }
 
     /// Records the repository that was imported into a VM.
-    pub(crate) async fn record_workspace(&self, reference: &str, said: RecordWorkspace) -> Result<Workspace, Failure> {
-        let workspace = self.parts.workspaces.record(said)?;
+    pub(crate) async fn record_workspace(
+        &self,
+        reference: &str,
+        report: RecordWorkspace,
+    ) -> Result<Workspace, Failure> {
+        let workspace = self.parts.workspaces.record(report)?;
         let id = self.find(reference).await?.id;
         if self.parts.store.set_workspace(&id, &workspace).await? { Ok(workspace) } else { Err(no_vm(reference)) }
     }
@@ -158,12 +162,12 @@ impl VmService {
     /// yet.
     pub(super) fn adopt(self: &Arc<Self>, row: VmRow, shim: Option<Shim>) {
         let mailbox = ReservedMailbox::new(self, &row.id, LiveState::of(row.state, false));
-        self.enroll(mailbox, Owner::new(self.parts.clone(), row, shim), None);
+        self.spawn_task(mailbox, Owner::new(self.parts.clone(), row, shim), None);
     }
 
     /// Starts the task of a VM that was just created.
     pub(super) fn adopt_new(self: &Arc<Self>, row: VmRow, mailbox: ReservedMailbox) {
-        self.enroll(mailbox, Owner::new(self.parts.clone(), row, None), None);
+        self.spawn_task(mailbox, Owner::new(self.parts.clone(), row, None), None);
         self.new_vm.notify_one();
     }
 
@@ -181,12 +185,12 @@ impl VmService {
         owner.clock = Some(clock);
         let gone = no_vm(owner.row.id.as_str());
         let (command, answer) = Command::new(start, operation);
-        self.enroll(mailbox, owner, Some(command));
+        self.spawn_task(mailbox, owner, Some(command));
         self.new_vm.notify_one();
         answer.await.unwrap_or(Err(gone))
     }
 
-    fn enroll(self: &Arc<Self>, mailbox: ReservedMailbox, mut owner: Owner, first: Option<Command>) {
+    fn spawn_task(self: &Arc<Self>, mailbox: ReservedMailbox, mut owner: Owner, first: Option<Command>) {
         let id = owner.row.id.clone();
         let (commands, live) = mailbox.take();
         live.send_modify(|live| live.coming_up = first.is_some());
@@ -206,7 +210,7 @@ impl VmService {
 
     /// Registers a VM whose task does nothing: commands wait until the returned mailbox is dropped.
     #[cfg(test)]
-    pub(super) fn enroll_idler(self: &Arc<Self>, row: &VmRow) -> tokio::sync::mpsc::Receiver<Command> {
+    pub(super) fn register_idle(self: &Arc<Self>, row: &VmRow) -> tokio::sync::mpsc::Receiver<Command> {
         ReservedMailbox::new(self, &row.id, LiveState::of(row.state, false)).take().0
     }
 

@@ -9,7 +9,7 @@ use super::{
     guest_text::sanitized,
     owner::Owner,
     phases::PhaseClock,
-    release::{HELD, holds_machine, release},
+    release::{HELD_HINT, holds_machine, release},
     service::Parts,
     set::network,
     stop, wait,
@@ -70,7 +70,9 @@ pub(super) async fn preflight_again(owner: &Owner, operation: &Operation, overco
     spec.network.publish.retain(|publish| !row.run.published.iter().any(|own| own.host == publish.host));
     let back = ByteSize(VmService::resident(row).unwrap_or(0));
     let attempt = Attempt::Restart(&row.name);
-    preflight_with(parts, &spec, back, attempt, operation).await.map_err(|failure| operation.blame(failure))
+    preflight_with(parts, &spec, back, attempt, operation)
+        .await
+        .map_err(|failure| operation.explain_cancellation(failure))
 }
 
 async fn preflight_with(
@@ -94,14 +96,16 @@ fn overcommitted(spec: &VmSpec, overcommit: bool) -> VmSpec {
 
 /// Starts the VM and waits until it is ready.
 pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: bool) -> Result<(), Failure> {
-    end_predecessor(owner).await.map_err(|failure| operation.blame(failure))?;
+    end_predecessor(owner).await.map_err(|failure| operation.explain_cancellation(failure))?;
     // A phase clock means that the VM is being created; a new VM that cannot start is not kept.
     let (made, row) = (owner.clock.take(), &owner.row);
     let attempt = if made.is_some() { Attempt::Sizes } else { Attempt::Start(&row.name) };
     let mut clock = made.unwrap_or_else(PhaseClock::start);
     let (choice, tsc_khz) = owner.parts.choose(row.spec.vmm).await?;
     let spec = overcommitted(&row.spec, overcommit);
-    preflight(&owner.parts, &spec, attempt, operation).await.map_err(|failure| operation.blame(failure))?;
+    preflight(&owner.parts, &spec, attempt, operation)
+        .await
+        .map_err(|failure| operation.explain_cancellation(failure))?;
     announce_start(owner, &choice, operation);
 
     let before = Previous::of(&owner.row);
@@ -120,7 +124,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: 
         Ok(plan) => plan,
         Err(failure) => {
             restore_and_down(owner, before).await;
-            return Err(operation.blame(failure));
+            return Err(operation.explain_cancellation(failure));
         }
     };
     failpoint::hit("start.planned").await;
@@ -128,7 +132,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: 
     let launched = tokio::select! {
         // Dropping the launch ends what was started.
         launched = owner.parts.shims.launch(&plan) => launched.map_err(Failure::from),
-        () = operation.cancel().cancelled() => Err(operation.blame(failures::cancelled("the start"))),
+        () = operation.cancel().cancelled() => Err(operation.explain_cancellation(failures::cancelled("the start"))),
     };
     match launched {
         Ok(shim) => {
@@ -156,7 +160,7 @@ async fn end_predecessor(owner: &Owner) -> Result<(), Failure> {
         Err(failure) => refused.cause(failure.to_string()),
         Ok(()) => refused,
     }
-    .hint(HELD))
+    .hint(HELD_HINT))
 }
 
 /// Resumes a start that an earlier daemon began, or whose client left after the agent had answered.
@@ -331,7 +335,7 @@ fn announce_start(owner: &Owner, choice: &Choice, operation: &Operation) {
         choice.vmm,
         choice.accelerator
     ));
-    if choice.accelerator == Accelerator::Tcg && !owner.parts.said_software.swap(true, Ordering::Relaxed) {
+    if choice.accelerator == Accelerator::Tcg && !owner.parts.reported_software.swap(true, Ordering::Relaxed) {
         operation.notice(format!("guests run in software emulation here: {}", choice.reason));
     }
 }

@@ -6,7 +6,7 @@ use super::{
     owner::{Owner, outcome},
     policy::StopCause,
     readopt::readopt,
-    release::HELD,
+    release::HELD_HINT,
 };
 use crate::{
     failpoint,
@@ -199,7 +199,7 @@ async fn send(shim: &Shim, signal: KillSignal) -> Result<(), ShimError> {
 /// Kills the VMM of a shim that does not pass SIGKILL on, and the shim.
 async fn kill_both(owner: &mut Owner, shim: &Shim) -> Result<(), Failure> {
     if !shim.kill_vmm(SIGNAL_TIMEOUT).await {
-        return Err(still_runs(owner, KillSignal::Kill).hint(HELD));
+        return Err(still_runs(owner, KillSignal::Kill).hint(HELD_HINT));
     }
     // The shim may only be slow, and still record the machine's end.
     if let Ok(record) = timeout(SIGNAL_TIMEOUT, shim.ended()).await {

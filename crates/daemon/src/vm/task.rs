@@ -66,7 +66,7 @@ pub(super) async fn run(mut owner: Owner, mut commands: mpsc::Receiver<Command>,
         } else if owner.is_half_started() {
             // Adopted or left with an unfinished start.
             resume = true;
-            Command::new(Op::Start { wait: Wait::Agent, overcommit: false }, &Operation::silent()).0
+            Command::new(Op::Start { wait: Wait::Agent, overcommit: false }, &Operation::unwatched()).0
         } else {
             match next(&mut commands, &mut owner, &waiters).await {
                 Next::Command(command) => command,

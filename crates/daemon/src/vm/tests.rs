@@ -1,5 +1,5 @@
-//! The engine on half states: what a killed daemon, a killed shim or a broken disk leaves behind is made by hand here,
-//! in the store and on the disk, and must be brought to order.
+//! The service on incomplete states: what a killed daemon, a killed shim or a broken disk leaves behind is made by hand
+//! here, in the store and on the disk, and must be put in order.
 
 mod agents;
 mod forced;
@@ -40,7 +40,7 @@ use std::{
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A daemon's insides over an empty state, without the daemon.
+/// The services of a daemon over an empty state, without the daemon itself.
 pub(crate) struct World {
     _temp: tempfile::TempDir,
     pub(crate) layout: Layout,
@@ -72,7 +72,7 @@ impl World {
         &self.services.vms
     }
 
-    /// A VM in that state that holds its directories, with a disk.
+    /// Makes a VM in that state, with the directories that it holds and a disk.
     pub(crate) async fn vm(&self, name: &str, state: VmState) -> VmRow {
         let row = VmRow { state, ..sample(name) };
         self.store.insert_vm(row.clone()).await.unwrap();
@@ -110,9 +110,9 @@ impl World {
 }
 
 /// A process that runs until it is killed.
-struct Victim(Child);
+struct TestProcess(Child);
 
-impl Victim {
+impl TestProcess {
     fn new() -> Self {
         Self(Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap())
     }
@@ -122,7 +122,7 @@ impl Victim {
     }
 }
 
-impl Drop for Victim {
+impl Drop for TestProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -153,7 +153,7 @@ async fn a_machine_that_is_gone_without_a_word_has_failed_and_holds_nothing() {
     let world = World::new();
     for state in [VmState::Starting, VmState::Running, VmState::Stopping] {
         let row = world.vm(state.as_str(), state).await;
-        let dead = Victim::new().identity();
+        let dead = TestProcess::new().identity();
         world.record(&row, RUNTIME_FILE, &runtime(dead));
         world.vms().reconcile().await.unwrap();
         let now = world.row(&row).await.unwrap();
@@ -208,10 +208,10 @@ async fn what_belongs_to_no_vm_is_swept_and_nothing_else() {
         fs::write(directory.join("file"), "").unwrap();
     }
     fs::create_dir(deep.join("precious")).unwrap();
-    // A monitor's own sockets are there, too.
+    // The VMM's own sockets are removed, too.
     fs::create_dir(stray_run.join(VMM_DIR)).unwrap();
     fs::write(stray_run.join(VMM_DIR).join("api.sock"), "").unwrap();
-    let mut running = Victim::new();
+    let mut running = TestProcess::new();
     record::write(&stray, RUNTIME_FILE, &runtime(running.identity())).unwrap();
     world.vms().reconcile().await.unwrap();
     assert!(!stray.exists() && !stray_run.exists());
@@ -223,7 +223,7 @@ async fn what_belongs_to_no_vm_is_swept_and_nothing_else() {
 async fn releasing_runs_every_step_and_can_be_done_again() {
     let world = World::new();
     let row = world.vm("v", VmState::Running).await;
-    let mut shim = Victim::new();
+    let mut shim = TestProcess::new();
     world.record(&row, RUNTIME_FILE, &runtime(shim.identity()));
     let obstacle = world.layout.vm(&row.id).join("obstacle");
     fs::create_dir(&obstacle).unwrap();
@@ -244,7 +244,7 @@ async fn releasing_runs_every_step_and_can_be_done_again() {
 async fn sockets_that_stay_elsewhere_keep_nobody_from_those_here() {
     let world = World::new();
     let row = world.vm("v", VmState::Running).await;
-    // Those of a machine that a daemon with another run directory started.
+    // The sockets of a machine that was started by a daemon with another run directory.
     let there = world.layout.state.join("other/v").join(row.id.as_str());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(there.join("obstacle")).unwrap();
     world.record(&row, PLAN_FILE, &serde_json::json!({ "run_dir": there }));
@@ -257,7 +257,7 @@ async fn sockets_that_stay_elsewhere_keep_nobody_from_those_here() {
 async fn a_process_with_a_reused_pid_is_left_alone() {
     let world = World::new();
     let row = world.vm("v", VmState::Running).await;
-    let mut bystander = Victim::new();
+    let mut bystander = TestProcess::new();
     let shim = ProcessIdentity { start_time: 1, ..bystander.identity() };
     world.record(&row, RUNTIME_FILE, &runtime(shim));
     release(&world.vms().parts, &row.id, Depth::Everything).await.unwrap();
@@ -268,7 +268,7 @@ async fn a_process_with_a_reused_pid_is_left_alone() {
 #[tokio::test]
 async fn leases_of_clients_that_are_gone_end_and_others_do_not() {
     let world = World::new();
-    let mut client = Victim::new();
+    let mut client = TestProcess::new();
     let boot = host_boot_id().unwrap();
     let lease = |row: &VmRow, host_boot_id: &str, holder| Lease {
         vm: row.id.clone(),
@@ -306,11 +306,11 @@ async fn a_start_that_lacks_something_changes_nothing() {
     let world = World::new();
     let row = world.vm("v", VmState::Stopped).await;
     world.vms().reconcile().await.unwrap();
-    let operation = Operation::silent();
+    let operation = Operation::unwatched();
     for overcommit in [false, true] {
         let start = Op::Start { wait: Wait::Agent, overcommit };
         let failure = world.vms().change("v", start, &operation).await.unwrap_err();
-        // Either there is no VMM on this host or, as made here, no image.
+        // Either there is no VMM on this host, or there is no image, because none was made here.
         assert!(matches!(failure.code, Code::NotFound | Code::Unavailable), "{failure}");
         assert_eq!(world.row(&row).await, Some(row.clone()));
     }
@@ -323,7 +323,7 @@ async fn refs_are_names_ids_and_unique_prefixes() {
     let row = world.vm("abc", VmState::Stopped).await;
     world.vms().reconcile().await.unwrap();
     for reference in ["abc", row.id.as_str(), &row.id.as_str()[..3]] {
-        // A prefix may be a name of another VM; here only "abc" is.
+        // A prefix may be another VM's name; here only "abc" is a name.
         assert_eq!(world.vms().find(reference).await.unwrap().id, row.id, "{reference}");
     }
     for reference in ["", "ab", "../x", "ABC", "x".repeat(500).as_str()] {
@@ -339,7 +339,7 @@ async fn a_vm_that_is_down_can_be_stopped_and_deleted_but_not_killed() {
     let world = World::new();
     let row = world.vm("v", VmState::Failed).await;
     world.vms().reconcile().await.unwrap();
-    let operation = Operation::silent();
+    let operation = Operation::unwatched();
     world.vms().change("v", Op::Stop { grace: None, cause: StopCause::Asked }, &operation).await.unwrap();
     let signal = banger_proto::api::vm::KillSignal::Term;
     let refused = world.vms().change("v", Op::Kill { signal }, &operation).await.unwrap_err();
@@ -356,7 +356,7 @@ async fn a_kill_that_waited_for_a_set_is_told_that_nothing_runs() {
     let world = World::new();
     let row = world.vm("v", VmState::Stopped).await;
     world.vms().reconcile().await.unwrap();
-    let operation = Operation::silent();
+    let operation = Operation::unwatched();
     let set = Op::Set(SetVm { vcpu: Some(3), ..SetVm::default() });
     let kill = Op::Kill { signal: banger_proto::api::vm::KillSignal::Kill };
     let (set, killed) =
@@ -373,15 +373,15 @@ async fn of_a_set_that_is_refused_in_part_nothing_is_kept() {
     world.vms().reconcile().await.unwrap();
     let disk = fs::File::options().write(true).open(VmFiles::work_disk(&world.layout, &row.id)).unwrap();
     disk.set_len(row.spec.disk_size.bytes()).unwrap();
-    let operation = Operation::silent();
+    let operation = Operation::unwatched();
     let port = |text: &str| text.parse().unwrap();
     let smaller = ByteSize(row.spec.disk_size.bytes() / 2);
     for refused in [
-        // A network that could be, with sizes that cannot.
+        // A valid network with invalid sizes.
         SetVm { nat: Some(!row.spec.network.nat), disk_size: Some(smaller), ..SetVm::default() },
         SetVm { publish: vec![port("8080:80")], vcpu: Some(0), ..SetVm::default() },
         SetVm { allow: Some(vec!["10.0.0.0/8".parse().unwrap()]), memory: Some(ByteSize(1)), ..SetVm::default() },
-        // Sizes that could be, with a network that cannot.
+        // Valid sizes with an invalid network.
         SetVm { vcpu: Some(3), publish: vec![port("8080:80"), port("8080:81")], ..SetVm::default() },
         SetVm { memory: Some(ByteSize::mib(256)), unpublish: vec![port("8080:80")], ..SetVm::default() },
     ] {
@@ -407,10 +407,10 @@ async fn bad_requests_leave_no_row() {
         (Code::NotFound, CreateVm { image: Some("Nope".parse().unwrap()), ..request.clone() }),
         (Code::NotFound, CreateVm { kernel: Some("nope-1.0".parse().unwrap()), ..request.clone() }),
         (Code::AlreadyExists, CreateVm { name: Some("taken".parse().unwrap()), ..request.clone() }),
-        // It would be found in the place of the VM with that id.
+        // Such a name would hide the VM with that id.
         (Code::Invalid, CreateVm { name: Some(taken.id.as_str().parse().unwrap()), ..request.clone() }),
     ] {
-        let failure = world.vms().create(request.clone(), None, &Operation::silent()).await.unwrap_err();
+        let failure = world.vms().create(request.clone(), None, &Operation::unwatched()).await.unwrap_err();
         assert_eq!(failure.code, code, "{request:?}: {failure}");
     }
     assert_eq!(world.store.vms().await.unwrap(), [taken]);

@@ -53,7 +53,7 @@ impl ImageService {
         let offers = self.kernel_offers.offers_at_hand().await;
         let mut shown = self.here(kernel.clone(), &offers).await?;
         if verify {
-            let operation = Operation::silent();
+            let operation = Operation::unwatched();
             shown.problem = modification(kernel, &operation).await;
             shown.modified = Some(shown.problem.is_some());
         }

@@ -26,7 +26,7 @@ async fn missed(store: &Store, offers: &Arc<ImageOffers>, id: &ImageId, entry: &
 async fn a_lost_images_own_name_leads_to_no_strangers() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
+    let silent = Operation::unwatched();
     let [mine, usual] = ["mine", "usual:latest"].map(|name| name.parse::<ImageName>().unwrap());
     for (name, chosen) in [(&mine, true), (&usual, false)] {
         let claim = Claim::pulled("registry.local/app:latest".into(), chosen, false);
@@ -58,7 +58,7 @@ async fn a_lost_images_own_name_leads_to_no_strangers() {
 async fn a_lost_image_of_a_catalog_comes_from_a_catalog_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
+    let silent = Operation::unwatched();
     let [offered, gone] = ["debian-bookworm", "given-up"].map(|name| name.parse::<ImageName>().unwrap());
     for name in [&offered, &gone] {
         service.give_name(name, &id, &Claim::pulled(Origin::of_catalog(name), false, false), &silent).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_lost_image_of_a_catalog_comes_from_a_catalog_or_not_at_all() {
 async fn a_vm_whose_image_is_lost_hears_how_to_get_that_very_image() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
+    let silent = Operation::unwatched();
     service.delete_image("my", &silent).await.unwrap();
     let name = "app:v1".parse().unwrap();
     let (tag, exact) = ("registry.local/app:v1", "registry.local/app:v1@sha256:00");
@@ -111,7 +111,7 @@ async fn a_vm_whose_image_is_lost_hears_how_to_get_that_very_image() {
 async fn who_relies_on_a_lost_image_takes_nobodys_word_but_that_of_where_it_was_from() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
+    let silent = Operation::unwatched();
     let [offered, other] = ["offered", "other"].map(|name| name.parse::<ImageName>().unwrap());
     let source = Origin::of_catalog(&offered);
     service.give_name(&offered, &id, &Claim::pulled(source, false, false), &silent).await.unwrap();
@@ -138,7 +138,7 @@ async fn who_relies_on_a_lost_image_takes_nobodys_word_but_that_of_where_it_was_
 async fn of_two_bundles_of_a_lost_image_neither_keeps_the_other_from_bringing_it_back() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
+    let silent = Operation::unwatched();
     let [one, two, built, strange] = ["one", "two", "built", "strange"].map(|name| name.parse::<ImageName>().unwrap());
     let bundle = json!({"type": "bundle", "url": "https://x.example/a.tar.zst", "sha256": "0".repeat(64), "size": 1});
     let recipe = json!({"type": "mmdebstrap", "suite": "bookworm"});
@@ -186,8 +186,8 @@ async fn who_asks_a_catalog_about_a_lost_image_can_give_up() {
     let (service, id) = service(dir.path()).await;
     let entry: ImageName = "offered".parse().unwrap();
     let claim = Claim::pulled(Origin::of_catalog(&entry), false, false);
-    service.give_name(&entry, &id, &claim, &Operation::silent()).await.unwrap();
-    service.delete_image("my", &Operation::silent()).await.unwrap();
+    service.give_name(&entry, &id, &claim, &Operation::unwatched()).await.unwrap();
+    service.delete_image("my", &Operation::unwatched()).await.unwrap();
     // It accepts the connection and does not answer.
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let catalog = format!("http://{}/images.json", server.local_addr().unwrap());

@@ -47,7 +47,7 @@ pub(in crate::images) async fn service(dir: &std::path::Path) -> (ImageService, 
     builder.finish(&path, &Format::default(), &job).unwrap();
     let name = "my".parse().unwrap();
     let id = service.images.register(&name, &path, None, &job).unwrap().manifest.id;
-    service.give_name(&name, &id, &Claim::own(false), &Operation::silent()).await.unwrap();
+    service.give_name(&name, &id, &Claim::own(false), &Operation::unwatched()).await.unwrap();
     std::fs::create_dir_all(layout.kernel(&kernel())).unwrap();
     (service, id)
 }
@@ -77,7 +77,7 @@ async fn what_is_held_is_deleted_only_when_it_is_known_who_uses_it() {
     let mut vm: VmRow = sample("v");
     vm.spec.image_id = id.clone();
     let held = service.hold(&id, &kernel()).await.unwrap();
-    let silent = Operation::silent();
+    let silent = Operation::unwatched();
     let ((), deleted) = tokio::join!(
         async {
             somebody_waits(&service).await;
@@ -99,12 +99,12 @@ async fn who_deletes_an_image_that_somebody_changes_can_give_up_and_nothing_of_i
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
     let turn = turn(&service, &id);
-    let operation = Operation::silent();
+    let operation = Operation::unwatched();
     operation.cancel().cancel();
     let given_up = service.delete_image("my", &operation).await.unwrap_err();
     assert_eq!((given_up.code, service.resolve("my").await.unwrap()), (Code::Conflict, id));
     drop(turn);
-    service.delete_image("my", &Operation::silent()).await.unwrap();
+    service.delete_image("my", &Operation::unwatched()).await.unwrap();
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn nobody_waits_for_somebody_who_waits_to_delete_an_image() {
     let (service, id) = service(dir.path()).await;
     let turn = turn(&service, &id);
     let (lines, mut heard) = tokio::sync::mpsc::channel(16);
-    let (deletion, silent, kernel) = (Operation::watched(lines), Operation::silent(), kernel());
+    let (deletion, silent, kernel) = (Operation::watched(lines), Operation::unwatched(), kernel());
     let others = async {
         // The operation has reported that it waits.
         let line = tokio::time::timeout(Duration::from_secs(60), heard.recv()).await.expect("a word").unwrap();
@@ -137,7 +137,7 @@ async fn nobody_waits_for_somebody_who_waits_to_delete_an_image() {
 async fn nobody_waits_for_somebody_who_waits_to_change_an_image() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
-    let (silent, kernel) = (Operation::silent(), kernel());
+    let (silent, kernel) = (Operation::unwatched(), kernel());
     let (name, claim) = ("my".parse().unwrap(), Claim::own(false));
     let turn = turn(&service, &id);
     let removal_lock = service.claim(&name, &id, &claim).await.unwrap();
@@ -157,7 +157,7 @@ async fn a_kernel_is_deleted_only_when_it_is_known_who_uses_it() {
     let mut vm: VmRow = sample("v");
     (vm.spec.image_id, vm.spec.kernel) = (id.clone(), kernel());
     let held = service.hold(&id, &kernel()).await.unwrap();
-    let (silent, name) = (Operation::silent(), kernel());
+    let (silent, name) = (Operation::unwatched(), kernel());
     let ((), deleted) = tokio::join!(
         async {
             somebody_waits(&service).await;
@@ -184,10 +184,10 @@ async fn a_damaged_image_can_be_deleted_by_name_and_by_id() {
         let manifest = home.join("state/images").join(id.as_str()).join("manifest.json");
         std::fs::remove_file(&manifest).unwrap();
         std::fs::write(&manifest, "{").unwrap();
-        let damaged = service.image(&"my".parse().unwrap(), None, &Operation::silent()).await.unwrap_err();
+        let damaged = service.image(&"my".parse().unwrap(), None, &Operation::unwatched()).await.unwrap_err();
         assert!(damaged.hints.concat().contains(&format!("banger image delete {id}")), "{damaged}");
         let reference = if by_name { "my".to_owned() } else { id.as_str()[..8].to_owned() };
-        service.delete_image(&reference, &Operation::silent()).await.unwrap();
+        service.delete_image(&reference, &Operation::unwatched()).await.unwrap();
         assert_eq!((service.images.ids().unwrap(), service.store.image_names().await.unwrap()), (vec![], vec![]));
     }
 }
@@ -196,7 +196,7 @@ async fn a_damaged_image_can_be_deleted_by_name_and_by_id() {
 async fn an_image_without_a_name_is_meant_by_its_id() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
-    let silent = Operation::silent();
+    let silent = Operation::unwatched();
     service.store.unname_image(&id).await.unwrap();
     let typed: ImageName = id.as_str().parse().unwrap();
     service.ensure_image_known(&typed).await.unwrap();
@@ -233,7 +233,7 @@ async fn what_begins_an_id_is_no_name_of_an_image_and_no_catalogs() {
     assert_eq!(service.proper_name(&typed).await.unwrap(), typed, "the catalog's");
     let longer: ImageName = id.as_str()[..8].parse().unwrap();
     assert_eq!(service.proper_name(&longer).await.unwrap().as_str(), id.as_str());
-    service.give_name(&longer, &id, &Claim::own(false), &Operation::silent()).await.unwrap();
+    service.give_name(&longer, &id, &Claim::own(false), &Operation::unwatched()).await.unwrap();
     assert_eq!(service.proper_name(&longer).await.unwrap(), longer, "a name is a name");
 
     // An ambiguous prefix means none of the images, and no catalog entry either.
@@ -254,7 +254,7 @@ async fn what_begins_an_id_is_no_name_of_an_image_and_no_catalogs() {
 async fn a_name_of_what_is_gone_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
-    let (name, silent) = ("my".parse().unwrap(), Operation::silent());
+    let (name, silent) = ("my".parse().unwrap(), Operation::unwatched());
     let pulled = Claim::pulled("a:1".into(), true, false);
     assert_eq!(service.check_name_free(&name, None, &pulled).await.unwrap_err().code, Code::Conflict);
     assert_eq!(service.check_name_free(&name, None, &Claim::own(false)).await.unwrap_err().code, Code::AlreadyExists);

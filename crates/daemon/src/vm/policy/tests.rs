@@ -1,4 +1,4 @@
-//! The policy against a table that was written down from the contract, and against a model of what is done with it.
+//! The policy against a table that was written from the contract, and against a model of the task that applies it.
 
 use super::*;
 use banger_proto::{
@@ -46,7 +46,7 @@ fn restart() -> impl Strategy<Value = Op> {
     any::<bool>().prop_map(|overcommit| Op::Restart { grace: None, overcommit })
 }
 
-/// Sizes, a policy and ports, in every mixture.
+/// Sizes, policies and ports in every combination.
 fn set() -> impl Strategy<Value = Op> {
     let rule = || {
         let texts = ["10.0.0.0/8", "192.168.1.10:5432", "*.example.com:443", "example.org"];
@@ -73,9 +73,8 @@ fn state() -> impl Strategy<Value = VmState> {
 const STATES: [VmState; 6] =
     [VmState::Created, VmState::Starting, VmState::Running, VmState::Stopping, VmState::Stopped, VmState::Failed];
 
-/// The verdicts, cell by cell, written down from the contract and not from the code: what a VM in that state, busy
-/// with that step, answers to each request. `go` run, `so` it is so already, `cancel`, `wait`; anything with an `!` is
-/// a refusal.
+/// The verdicts, written from the contract and not from the code: a VM in that state, busy with that step, answers each
+/// operation so. `go` is run, `so` is nothing to do, then `cancel` and `wait`; a word with `!` is a refusal.
 const TABLE: &str = "
     busy     state     start      restart    stop       unused  kill       set        delete  delete-f
     -        created   go         go         so         so      !down      go         go      go
@@ -128,12 +127,12 @@ const TABLE: &str = "
     delete   failed    !deleting  !deleting  !deleting  !used   !deleting  !deleting  wait    wait
 ";
 
-/// What the table calls it.
+/// Returns the operation's name in the table.
 fn label(op: &Op) -> &'static str {
     if *op == UNUSED { "unused" } else { op.name() }
 }
 
-/// The cell of the table.
+/// Returns the table's verdict.
 fn written(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
     let column = if *asked == (Op::Delete { force: true }) { "delete-f" } else { label(asked) };
     let mut lines = TABLE.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -160,11 +159,11 @@ fn written(state: VmState, busy: Option<&Op>, asked: &Op) -> Verdict {
 #[derive(Debug, Clone)]
 enum Step {
     Command(Op),
-    /// The step in progress gets on: a start writes down that it begins, a restart is down.
+    /// The step in progress advances: a start records that it begins, a restart has taken the VM down.
     Proceed,
-    /// The step in progress ends; whether it worked.
+    /// The step in progress ends; `true` if it succeeded.
     End(bool),
-    /// The guest goes by itself while nothing is in progress.
+    /// The guest ends by itself while nothing is in progress.
     Dies(bool),
 }
 
@@ -177,8 +176,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the task does with verdicts, without a task. Its verdicts are the written ones, so that what follows from them
-/// is tried, and each is compared with what the policy decides.
+/// A model of the task. It applies the table's verdicts, so that their consequences are tested, and compares each with
+/// the policy's decision.
 #[derive(Debug)]
 struct Model {
     state: VmState,
@@ -233,8 +232,8 @@ impl Model {
         self.busy = Some(op);
     }
 
-    /// What brings a VM up looks at the host first, and the row says meanwhile what it said before. A restart goes all
-    /// the way down, and is a start from there on.
+    /// A step that brings a VM up probes the host first, and the row keeps its state meanwhile. A restart first takes
+    /// the VM down and continues as a start.
     fn proceed(&mut self) {
         if !self.is_coming_up() || self.cancelled {
             return;
@@ -251,7 +250,7 @@ impl Model {
         let worked = worked && !self.cancelled;
         self.state = match op {
             Op::Start { .. } | Op::Restart { .. } if worked => VmState::Running,
-            // Its first half was cut short, or it never began: it runs on.
+            // The first half was cancelled or never began: the VM still runs.
             Op::Restart { .. } if self.state == VmState::Stopping => VmState::Running,
             Op::Start { .. } | Op::Restart { .. } if !self.state.is_live() => self.state,
             Op::Start { .. } | Op::Restart { .. } if self.cancelled => VmState::Stopped,
@@ -272,8 +271,8 @@ impl Model {
 }
 
 proptest! {
-    /// Whatever is asked and whatever happens: one step at a time, the states of the picture only, a forced delete always
-    /// gets its way without waiting for a start, and one without force takes nothing that runs or is about to.
+    /// In any history there is one step at a time and no other state than the diagram's. A forced delete always
+    /// succeeds without waiting for a start, and an unforced one takes nothing that runs or is about to.
     #[test]
     fn any_history_keeps_the_rules(steps in vec(step(), 0..60)) {
         let mut vm = Model {
@@ -310,7 +309,7 @@ proptest! {
         prop_assert!(false, "never deleted: {vm:?}");
     }
 
-    /// What is set is nothing the policy goes by: a change of the network waits and is refused as one of the sizes.
+    /// The policy does not depend on what is set: a change of the network waits and is refused like one of the sizes.
     #[test]
     fn every_set_is_a_set(set in set(), state in state(), other in op()) {
         prop_assert_eq!(decide(state, None, &set), Verdict::Run);
@@ -318,7 +317,7 @@ proptest! {
         prop_assert_eq!(decide(state, Some(&set), &other), decide(state, Some(&SET), &other));
     }
 
-    /// Nor is how one is started: what takes no notice of free memory is refused, and waits, as any other start.
+    /// Nor does it depend on how a VM is started: a start that ignores free memory is refused and waits like any other.
     #[test]
     fn every_start_is_a_start(start in start(), restart in restart(), state in state(), other in option::of(op())) {
         for (this, plain) in [(&start, &START), (&restart, &RESTART)] {
@@ -329,8 +328,8 @@ proptest! {
         }
     }
 
-    /// Stop and kill never wait behind a start, and a delete without force never cuts one short, whatever the row says
-    /// of a VM that is between two machines.
+    /// Stop and kill never wait for a start, and an unforced delete never cancels one, whatever state the row of a VM
+    /// between two machines has.
     #[test]
     fn going_down_is_never_stuck(asked in op()) {
         for busy in [&START, &RESTART] {

@@ -1,7 +1,7 @@
-//! Agents that the test plays: they come late, go for a moment, or refuse.
+//! Agents played by the test: they answer late, vanish for a moment, or refuse.
 
 use super::{
-    machine::{FakeShim, adopt, until_said},
+    machine::{FakeShim, adopt, wait_for_event},
     *,
 };
 use crate::{
@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Where a VM's agent is dialled.
+/// Socket on which a VM's agent is dialled.
 pub(super) struct FakeAgent(UnixListener);
 
 impl FakeAgent {
@@ -29,8 +29,8 @@ impl FakeAgent {
         Self(UnixListener::bind(world.layout.vm_run(&row.id).join(VSOCK)).unwrap())
     }
 
-    /// The next request, which has a body of JSON, and nothing of an answer yet.
-    pub(super) async fn asked(&self) -> UnixStream {
+    /// Reads the next request, which has a JSON body, and does not answer it.
+    pub(super) async fn request(&self) -> UnixStream {
         let (mut stream, _) = timeout(SOON, self.0.accept()).await.expect("it is asked").unwrap();
         assert_eq!(vsock::server_port(&mut stream).await.unwrap(), Some(1024));
         vsock::server_accept(&mut stream, 1).await.unwrap();
@@ -42,15 +42,15 @@ impl FakeAgent {
     }
 
     /// Answers the next request.
-    pub(super) async fn answers(&self, status: &str, body: &str) {
+    pub(super) async fn answer(&self, status: &str, body: &str) {
         let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-        self.asked().await.write_all(answer.as_bytes()).await.unwrap();
+        self.request().await.write_all(answer.as_bytes()).await.unwrap();
     }
 
     /// Refuses the next request.
-    pub(super) async fn refuses(&self, code: Code, message: &str) {
+    pub(super) async fn refuse(&self, code: Code, message: &str) {
         let refusal = serde_json::to_string(&Failure::new(code, message)).unwrap();
-        self.answers("500 Internal Server Error", &refusal).await;
+        self.answer("500 Internal Server Error", &refusal).await;
     }
 }
 
@@ -75,21 +75,21 @@ impl World {
     }
 }
 
-/// How an agent may be gone.
+/// Ways in which an agent may be absent.
 #[derive(Debug, Clone, Copy)]
-enum Gone {
-    /// Its shim makes its sockets anew.
+enum Absence {
+    /// Its shim is making its sockets anew.
     Unreachable,
-    /// It has no session with the host.
+    /// The agent has no session with the host.
     Away,
-    /// It died when it had been asked.
+    /// The agent died after it had read the request.
     Dead,
 }
 
 #[tokio::test]
 async fn an_agent_that_is_gone_for_a_moment_is_asked_again_and_nothing_is_ended_by_force() {
     let world = World::new();
-    for gone in [Gone::Unreachable, Gone::Away, Gone::Dead] {
+    for gone in [Absence::Unreachable, Absence::Away, Absence::Dead] {
         let mut row = world.vm(&format!("{gone:?}").to_lowercase(), VmState::Running).await;
         row.run.agent_api = Some(1);
         let mut fake = FakeShim::of(&world, &row);
@@ -101,13 +101,13 @@ async fn an_agent_that_is_gone_for_a_moment_is_asked_again_and_nothing_is_ended_
         let comes_back = async {
             let mut agent = None;
             match gone {
-                Gone::Unreachable => {}
-                Gone::Away => drop(agent.insert(FakeAgent::of(&world, &row)).0.accept().await.unwrap()),
-                Gone::Dead => drop(agent.insert(FakeAgent::of(&world, &row)).asked().await),
+                Absence::Unreachable => {}
+                Absence::Away => drop(agent.insert(FakeAgent::of(&world, &row)).0.accept().await.unwrap()),
+                Absence::Dead => drop(agent.insert(FakeAgent::of(&world, &row)).request().await),
             }
-            until_said(&mut said, "it is asked again").await;
-            agent.unwrap_or_else(|| FakeAgent::of(&world, &row)).answers("202 Accepted", "").await;
-            until_said(&mut said, "waiting for the guest to power off").await;
+            wait_for_event(&mut said, "it is asked again").await;
+            agent.unwrap_or_else(|| FakeAgent::of(&world, &row)).answer("202 Accepted", "").await;
+            wait_for_event(&mut said, "waiting for the guest to power off").await;
             fake.end(&world, &row, &record).await;
         };
         let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, Some(SOON), StopCause::Asked), comes_back);
@@ -136,11 +136,11 @@ async fn what_a_guest_says_fills_no_row() {
     let Running { row, mut owner, mut fake, agent } = world.running("v").await;
     let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
     let refuses = async {
-        agent.refuses(Code::Unavailable, &"\u{7f}".repeat(1 << 20)).await;
+        agent.refuse(Code::Unavailable, &"\u{7f}".repeat(1 << 20)).await;
         assert_eq!(fake.requests.recv().await, Some(crate::shim::control::ShimRequest::End));
         fake.end(&world, &row, &record).await;
     };
-    let operation = Operation::silent();
+    let operation = Operation::unwatched();
     let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, None, StopCause::Asked), refuses);
     stopped.unwrap();
     let reason = world.row(&row).await.unwrap().reason.unwrap();

@@ -1,4 +1,4 @@
-//! Machines that are ended by force, and what is kept of why.
+//! Machines that are ended by force, and the reason that is recorded.
 
 use super::{agents::Running, machine::FakeShim, *};
 use crate::{shim::control::ShimRequest, vm::stop};
@@ -9,13 +9,13 @@ async fn why_a_machine_is_ended_by_force_is_written_down_before_it_is() {
     let Running { row, mut owner, mut fake, agent } = world.running("v").await;
     let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
     let ends = async {
-        agent.refuses(Code::Internal, "no").await;
+        agent.refuse(Code::Internal, "no").await;
         assert_eq!(fake.requests.recv().await, Some(ShimRequest::End));
         let now = world.row(&row).await.unwrap();
         fake.end(&world, &row, &record).await;
         (now.state, now.reason)
     };
-    let operation = Operation::silent();
+    let operation = Operation::unwatched();
     let (stopped, before) = tokio::join!(stop::stop(&mut owner, &operation, None, StopCause::Asked), ends);
     stopped.unwrap();
     let now = world.row(&row).await.unwrap();
@@ -35,9 +35,9 @@ async fn a_machine_that_ended_by_itself_before_it_could_be_keeps_its_own_reason(
     ] {
         let Running { row, mut owner, mut fake, agent } = world.running(name).await;
         let record = ExitRecord { cause, reason: "Kernel panic".into(), at: 1 };
-        let operation = Operation::silent();
+        let operation = Operation::unwatched();
         let ends = async {
-            agent.refuses(Code::Internal, "no").await;
+            agent.refuse(Code::Internal, "no").await;
             assert_eq!(fake.requests.recv().await, Some(ShimRequest::End));
             fake.end(&world, &row, &record).await;
         };
@@ -57,10 +57,10 @@ async fn a_later_daemon_knows_what_was_ended_by_force_and_what_was_not() {
         (VmState::Stopping, forced, ExitCause::Ended, VmState::Stopped, Some(forced)),
         (VmState::Stopping, forced, ExitCause::Poweroff, VmState::Stopped, None),
         (VmState::Stopping, forced, ExitCause::VmmFailed, VmState::Failed, Some(died)),
-        // What a guest that ran complained of is not why it was ended.
+        // Trouble reported by a running guest is not the reason for its end.
         (VmState::Running, forced, ExitCause::Ended, VmState::Stopped, None),
         (VmState::Stopping, trouble, ExitCause::Ended, VmState::Stopped, None),
-        // An end that is written down already, of which only what the machine held was not given back.
+        // The end is already recorded; only the machine's resources were not given back.
         (VmState::Stopped, forced, ExitCause::VmmFailed, VmState::Stopped, Some(forced)),
         (VmState::Failed, trouble, ExitCause::Poweroff, VmState::Failed, Some(trouble)),
     ]

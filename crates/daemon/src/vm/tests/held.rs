@@ -1,12 +1,12 @@
-//! Machines of which something runs on, whatever is done to it. A lock plays it: who runs a VM has it, and nobody who has it
-//! said who he is here, so that there is nobody to be killed.
+//! Machines of which some process does not end. A lock plays that process: whoever runs a VM holds it, and its holder
+//! has not recorded its identity here, so nobody can be killed.
 
 use super::{machine::FakeShim, *};
 use crate::shim::control::ShimRequest;
 use rustix::fs::{FlockOperation, flock};
 
-/// Somebody who runs the VM, until this is dropped.
-fn somebody(world: &World, row: &VmRow) -> fs::File {
+/// Holds the VM's lock as a running shim does, until it is dropped.
+fn hold_lock(world: &World, row: &VmRow) -> fs::File {
     let directory = fs::File::open(world.layout.vm(&row.id)).unwrap();
     flock(&directory, FlockOperation::NonBlockingLockExclusive).unwrap();
     directory
@@ -16,7 +16,7 @@ fn ended() -> ExitRecord {
     ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 }
 }
 
-/// It is not said to be down, and what it holds it holds.
+/// The VM is recorded as failed, and it keeps its resources.
 async fn assert_held(world: &World, row: &VmRow) {
     let now = world.row(row).await.unwrap();
     assert_eq!(now.state, VmState::Failed);
@@ -31,8 +31,8 @@ async fn a_stop_that_leaves_something_running_fails_and_nothing_is_started_besid
     let row = world.vm("v", VmState::Running).await;
     let mut fake = FakeShim::of(&world, &row);
     world.vms().reconcile().await.unwrap();
-    let holder = somebody(&world, &row);
-    let operation = Operation::silent();
+    let holder = hold_lock(&world, &row);
+    let operation = Operation::unwatched();
     let ends = async {
         assert_eq!(fake.requests.recv().await, Some(ShimRequest::End));
         fake.end(&world, &row, &ended()).await;
@@ -51,7 +51,7 @@ async fn a_stop_that_leaves_something_running_fails_and_nothing_is_started_besid
 
     drop(holder);
     let tried = world.vms().change("v", start(), &operation).await.unwrap_err();
-    // Either there is no VMM on this host or, as made here, no image.
+    // Either there is no VMM on this host, or there is no image, because none was made here.
     assert!(matches!(tried.code, Code::NotFound | Code::Unavailable), "{tried}");
     assert_eq!(world.holds(&row).await, [ResourceKind::StateDirectory], "it is given back first");
 }
@@ -61,7 +61,7 @@ async fn a_daemon_that_finds_something_that_does_not_end_does_not_say_that_it_di
     let world = World::new();
     let row = world.vm("v", VmState::Running).await;
     world.record(&row, EXIT_FILE, &ended());
-    let _holder = somebody(&world, &row);
+    let _holder = hold_lock(&world, &row);
     world.vms().reconcile().await.unwrap();
     assert_held(&world, &row).await;
 }

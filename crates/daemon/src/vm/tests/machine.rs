@@ -1,4 +1,4 @@
-//! The engine and a machine whose shim is played by the test.
+//! The service and a machine whose shim is played by the test.
 
 use super::{agents::Running, ports::FakePorts, *};
 use crate::{
@@ -26,9 +26,9 @@ use tokio::{
     time::timeout,
 };
 
-/// A shim whose guest's agent has not answered. It says what it was asked for.
+/// A shim. It passes on the requests that it gets.
 pub(super) struct FakeShim {
-    process: Victim,
+    process: TestProcess,
     pub(super) requests: mpsc::UnboundedReceiver<ShimRequest>,
     serving: tokio::task::JoinHandle<()>,
 }
@@ -42,9 +42,9 @@ impl FakeShim {
         Self::of_vmm(world, row, None, relaunches, ready)
     }
 
-    /// With a VMM that is a process.
+    /// Makes a shim whose VMM is the given process.
     fn of_vmm(world: &World, row: &VmRow, vmm: Option<ProcessIdentity>, relaunches: u32, ready: Option<Ready>) -> Self {
-        let process = Victim::new();
+        let process = TestProcess::new();
         world.record(row, RUNTIME_FILE, &runtime(process.identity()));
         let socket = world.layout.vm_run(&row.id).join(SOCKET);
         fs::remove_file(&socket).unwrap();
@@ -65,7 +65,7 @@ impl FakeShim {
         };
         let ports = Arc::new(FakePorts::default());
         let serving = tokio::spawn(async move {
-            // They end with this.
+            // The connections end with this task.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let status = ShimStatus { published: ports.all(), ..status.clone() };
@@ -79,7 +79,7 @@ impl FakeShim {
         self.process.0.try_wait().unwrap().is_none()
     }
 
-    /// Is gone, with this as its last word.
+    /// Ends, leaving this exit record.
     pub(super) async fn end(&mut self, world: &World, row: &VmRow, record: &ExitRecord) {
         world.record(row, EXIT_FILE, record);
         self.serving.abort();
@@ -108,7 +108,7 @@ async fn serve(
             ShimRequest::Unpublish { port } => Some(ports.close(port)),
             ShimRequest::Signal { .. } | ShimRequest::End => None,
         };
-        // Who has its answer finds what it asked for here.
+        // A test that has the answer finds its request in the channel.
         let _ = requests.send(request);
         if let Some(answer) = answer {
             stream.write_all(&say(answer)).await?;
@@ -167,11 +167,11 @@ async fn a_machine_that_ends_while_it_is_killed_ended_as_it_says() {
 async fn a_kill_that_a_shim_does_not_pass_on_ends_the_machine_and_the_shim() {
     let world = World::new();
     let row = world.vm("v", VmState::Running).await;
-    let vmm = Victim::new();
+    let vmm = TestProcess::new();
     let mut fake = FakeShim::of_vmm(&world, &row, Some(vmm.identity()), 0, Some(ready()));
     let shim = adopt(&world, &row).await;
     let mut owner = Owner::new(world.vms().parts.clone(), row.clone(), Some(shim));
-    // What it could survive is the shim's to send: nothing is done over its head.
+    // A VMM could survive SIGTERM, so only the shim sends it.
     let refused = stop::kill(&mut owner, KillSignal::Term).await.unwrap_err();
     assert!(refused.code == Code::Timeout && refused.message.contains("still runs 2 s after SIGTERM"), "{refused}");
     assert!(vmm.identity().alive() && fake.process.identity().alive());
@@ -214,7 +214,7 @@ pub(super) fn ready() -> Ready {
     }
 }
 
-pub(super) async fn until_said(said: &mut mpsc::Receiver<Bytes>, words: &str) {
+pub(super) async fn wait_for_event(said: &mut mpsc::Receiver<Bytes>, words: &str) {
     let search = async {
         while let Some(line) = said.recv().await {
             if String::from_utf8_lossy(&line).contains(words) {
@@ -233,7 +233,7 @@ async fn what_a_machine_that_is_found_again_does_is_told_by_its_agent_and_its_re
     let mut fakes = Vec::new();
     for (name, before, relaunches, agent, state) in [
         ("up", running, 0, Some(ready()), running),
-        // It takes as long as it takes: nothing that could time out is resumed.
+        // A reboot takes as long as it takes: no start is resumed that could time out.
         ("rebooting", running, 1, None, running),
         ("rebooting-at-its-end", stopping, 1, None, running),
         ("half-stopped", stopping, 0, Some(ready()), running),
@@ -262,8 +262,8 @@ async fn a_guest_that_is_on_its_way_down_already_is_waited_for() {
     let operation = Operation::watched(lines);
     let record = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
     let goes = async {
-        agent.refuses(Code::Conflict, "the guest is going down already").await;
-        until_said(&mut said, "waiting for the guest to power off").await;
+        agent.refuse(Code::Conflict, "the guest is going down already").await;
+        wait_for_event(&mut said, "waiting for the guest to power off").await;
         fake.end(&world, &row, &record).await;
     };
     let (stopped, ()) = tokio::join!(stop::stop(&mut owner, &operation, Some(SOON), StopCause::Asked), goes);
@@ -283,9 +283,9 @@ async fn a_vm_whose_services_are_waited_for_is_used() {
     let waiting = tokio::spawn(async move {
         service.change("v", Op::Start { wait: Wait::Boot, overcommit: false }, &operation).await.map(drop)
     });
-    until_said(&mut said, "waiting for the image's services").await;
+    wait_for_event(&mut said, "waiting for the image's services").await;
     let unused = Op::Stop { grace: None, cause: StopCause::Unused };
-    let refused = world.vms().change("v", unused, &Operation::silent()).await.unwrap_err();
+    let refused = world.vms().change("v", unused, &Operation::unwatched()).await.unwrap_err();
     assert!(refused.code == Code::Conflict && refused.message.contains("in use"), "{refused}");
     assert!(!waiting.is_finished());
     assert_eq!(world.row(&row).await.unwrap().state, VmState::Running);
@@ -322,19 +322,19 @@ async fn the_first_command_is_a_phase_of_a_start_that_a_later_daemon_resumed() {
         let shim = adopt(&world, &row).await;
         let mut owner = Owner::new(world.vms().parts.clone(), row, Some(shim));
         if state == VmState::Starting {
-            let operation = Operation::silent();
+            let operation = Operation::unwatched();
             let ready = wait::agent::wait_ready(&mut owner, &operation).await.unwrap();
             assert_eq!(ready.boot_id, "b");
             owner.record_phases(kernel_phase());
         } else {
-            // Here nobody can tell whether the guest was up before it was relaunched.
+            // Nobody can tell whether the guest was up before it was relaunched.
             owner.row.run.phases = kernel_phase();
             let status = owner.next_message().await;
             owner.apply(status);
         }
         owner.apply(first_exec());
         assert_eq!(has_exec_phase(&owner), expected, "{name}");
-        // A status that stands for missed messages changes nothing.
+        // A status in place of missed messages changes nothing.
         let Some(status) = owner.shim.as_ref().map(Shim::status) else { panic!("it has a shim") };
         owner.row.run.phases = kernel_phase();
         owner.apply(ShimMessage::Status(status));

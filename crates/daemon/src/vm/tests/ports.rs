@@ -5,13 +5,13 @@ use crate::shim::control::{Opened, Refused, ShimMessage, ShimRequest};
 use banger_proto::{failure::Failure, network::Publish};
 use std::{net::SocketAddrV4, sync::Mutex};
 
-/// A port that a fake shim is refused.
+/// A port that the fake shim cannot open.
 const TAKEN: u16 = 9;
-/// The ports it is given come after this one.
+/// Free ports are chosen from above this number.
 const GIVEN: u16 = 40_000;
 
-/// What a fake shim publishes. As with a real one a port that is open stays as it is; one that may be any is another each
-/// time.
+/// Ports of a fake shim. As with a real one, an open port stays as it is, and a request of any free port gets another
+/// one each time.
 #[derive(Default)]
 pub(super) struct FakePorts(Mutex<(Vec<Opened>, u16)>);
 
@@ -48,7 +48,7 @@ fn port(host: u16, guest: u16) -> Publish {
     Publish { host: SocketAddrV4::new([127, 0, 0, 1].into(), host), guest }
 }
 
-/// A VM that runs and publishes these.
+/// Makes a running VM that publishes these ports.
 async fn publishing(world: &World, publish: &[Publish]) -> (VmRow, FakeShim) {
     let mut row = world.vm("v", VmState::Running).await;
     row.spec.network.publish = publish.to_vec();
@@ -63,10 +63,10 @@ async fn publishing(world: &World, publish: &[Publish]) -> (VmRow, FakeShim) {
 
 async fn change(world: &World, unpublish: &[Publish], publish: &[Publish]) -> Result<(), Failure> {
     let set = SetVm { publish: publish.to_vec(), unpublish: unpublish.to_vec(), ..SetVm::default() };
-    world.vms().change("v", Op::Set(set), &Operation::silent()).await.map(drop)
+    world.vms().change("v", Op::Set(set), &Operation::unwatched()).await.map(drop)
 }
 
-/// What was asked of it so far: that it opens (true) or closes a port.
+/// Returns the requests so far: whether a port is opened (or closed), and the port.
 fn asked(fake: &mut FakeShim) -> Vec<(bool, Publish)> {
     std::iter::from_fn(|| fake.requests.try_recv().ok())
         .map(|request| match request {
@@ -109,7 +109,7 @@ async fn what_is_to_be_closed_stays_open_where_what_is_to_be_opened_is_refused()
     let (any, fixed, taken) = (port(0, 80), port(8080, 81), port(TAKEN, 82));
     let (row, mut fake) = publishing(&world, &[any, fixed]).await;
     let before = published(&world, &row).await;
-    // Also what is in the way of another one of the same request.
+    // Ports that conflict with another one of the same request stay open as well.
     for (unpublish, publish) in
         [(vec![fixed], vec![port(8081, 81), taken]), (vec![any, fixed], vec![any, port(8080, 83), taken])]
     {
@@ -119,10 +119,10 @@ async fn what_is_to_be_closed_stays_open_where_what_is_to_be_opened_is_refused()
         assert!(closed.iter().all(|(_, closed)| ![any, fixed].contains(closed)), "{closed:?}");
         assert_eq!(published(&world, &row).await, before);
     }
-    // In the end what is not wanted any more is closed, and no sooner.
+    // At the end, ports that are no longer wanted are closed, and not before.
     change(&world, &[fixed], &[port(8081, 81)]).await.unwrap();
     let mut asked = asked(&mut fake);
-    // That one is closed again in any case, and nobody waits until it is.
+    // The refused port is closed as well, but nothing waits for that.
     asked.retain(|(_, port)| *port != taken);
     assert_eq!(asked, [(true, port(8081, 81)), (false, fixed)]);
 }

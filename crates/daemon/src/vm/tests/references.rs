@@ -1,4 +1,4 @@
-//! How VMs are named where several could be meant.
+//! References to VMs that could mean several of them.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 async fn the_beginning_of_several_ids_means_none_of_them() {
     let world = World::new();
     let ids = ["abc000000001", "abc000000002", "abd000000003"];
-    // The last one's name is the beginning of the others' ids.
+    // The last name is a prefix of the other VMs' ids.
     for (id, name) in ids.into_iter().zip(["one", "two", "abc0"]) {
         let row = VmRow { id: id.parse().unwrap(), state: VmState::Stopped, ..sample(name) };
         world.store.insert_vm(row).await.unwrap();
@@ -20,10 +20,10 @@ async fn the_beginning_of_several_ids_means_none_of_them() {
     for (reference, id) in [(ids[0], ids[0]), (ids[1], ids[1]), ("abd", ids[2]), ("abc0", ids[2]), ("two", ids[1])] {
         assert_eq!(world.vms().find(reference).await.unwrap().id.as_str(), id, "{reference}");
     }
-    // Nor is one of them taken for what is asked of the other.
+    // A command is not carried out on one of them either.
     let refused = world
         .vms()
-        .change("abc", Op::Start { wait: Wait::Agent, overcommit: false }, &Operation::silent())
+        .change("abc", Op::Start { wait: Wait::Agent, overcommit: false }, &Operation::unwatched())
         .await
         .unwrap_err();
     assert_eq!(refused.code, Code::Invalid, "{refused}");

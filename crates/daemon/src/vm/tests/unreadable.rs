@@ -1,4 +1,4 @@
-//! Files that cannot be read when a daemon looks what runs: a host without a descriptor left, a disk with an error.
+//! Files that cannot be read when a daemon reconciles: the host has no free descriptor, or a disk has an error.
 
 use super::{
     agents::FakeAgent,
@@ -12,7 +12,7 @@ async fn an_exit_record_that_cannot_be_read_is_no_proof_that_a_machine_ended() {
     let world = World::new();
     let row = world.vm("v", VmState::Running).await;
     let mut fake = FakeShim::with(&world, &row, 0, Some(ready()));
-    // Root reads what nobody may.
+    // A directory, because root could read any file.
     fs::create_dir(world.layout.vm(&row.id).join(EXIT_FILE)).unwrap();
     world.vms().reconcile().await.unwrap();
     let now = world.row(&row).await.unwrap();
@@ -32,7 +32,7 @@ async fn a_shim_that_answers_is_found_whatever_of_its_files_can_be_read() {
     let now = world.row(&row).await.unwrap();
     assert_eq!((now.state, now.reason), (VmState::Running, None));
     assert!(fake.is_alive() && fake.requests.try_recv().is_err(), "it was ended");
-    // What cannot be ended is not forgotten either.
+    // Processes that cannot be ended stay recorded.
     let failure = release(&world.vms().parts, &row.id, Depth::Everything).await.unwrap_err();
     assert!(failure.to_string().contains("cannot end the VM's processes"), "{failure}");
     assert!(runtime.exists() && world.row(&row).await.is_some());
@@ -56,7 +56,7 @@ async fn a_vm_of_which_nobody_can_tell_whether_it_runs_is_left_alone_until_someb
     assert!(now.reason.is_some_and(|reason| reason.starts_with("whether it runs cannot be told: ")));
     assert!(fake.is_alive() && fake.requests.try_recv().is_err(), "it was ended");
     let stop = || Op::Stop { grace: None, cause: StopCause::Asked };
-    let refused = world.vms().change("v", stop(), &Operation::silent()).await.unwrap_err();
+    let refused = world.vms().change("v", stop(), &Operation::unwatched()).await.unwrap_err();
     assert_eq!(refused.message, "whether VM v runs cannot be told", "{refused}");
     assert_eq!(world.row(&row).await.unwrap().state, VmState::Running);
     assert!(fake.is_alive(), "it was ended");
@@ -68,11 +68,11 @@ async fn a_vm_of_which_nobody_can_tell_whether_it_runs_is_left_alone_until_someb
     let agent = FakeAgent::of(&world, &row);
     let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
     let ends = async {
-        agent.refuses(Code::Internal, "no").await;
+        agent.refuse(Code::Internal, "no").await;
         assert_eq!(fake.requests.recv().await, Some(ShimRequest::End));
         fake.end(&world, &row, &record).await;
     };
-    let operation = Operation::silent();
+    let operation = Operation::unwatched();
     let (stopped, ()) = tokio::join!(world.vms().change("v", stop(), &operation), ends);
     assert_eq!(stopped.unwrap().state, VmState::Stopped);
 }

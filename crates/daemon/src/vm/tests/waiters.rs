@@ -1,7 +1,7 @@
-//! Who waits for services, and what they are told when the wait ends otherwise.
+//! Clients that wait for services, and their errors when the wait ends early.
 
 use super::{
-    machine::{FakeShim, adopt, ready, until_said},
+    machine::{FakeShim, adopt, ready, wait_for_event},
     *,
 };
 use crate::{
@@ -23,10 +23,10 @@ const BOOT: Op = Op::Start { wait: Wait::Boot, overcommit: false };
 
 fn command(op: Op) -> (Command, oneshot::Receiver<Result<(), Failure>>) {
     let (reply, answer) = oneshot::channel();
-    (Command { op, operation: Operation::silent(), reply }, answer)
+    (Command { op, operation: Operation::unwatched(), reply }, answer)
 }
 
-/// A VM that runs, and somebody who waits for its services.
+/// A running VM and a client that waits for its services.
 struct Waiting {
     world: World,
     row: VmRow,
@@ -45,11 +45,11 @@ impl Waiting {
         let (service, operation) = (world.vms().clone(), Operation::watched(lines));
         let asked = operation.clone();
         let answer = tokio::spawn(async move { service.change("v", BOOT, &asked).await.map(drop) });
-        until_said(&mut said, "waiting for the image's services").await;
+        wait_for_event(&mut said, "waiting for the image's services").await;
         Self { world, row, fake, operation, answer }
     }
 
-    async fn told(self) -> Failure {
+    async fn failure(self) -> Failure {
         self.answer.await.unwrap().unwrap_err()
     }
 }
@@ -58,8 +58,8 @@ impl Waiting {
 async fn one_who_leaves_leaves_a_vm_that_runs() {
     let mut wait = Waiting::services().await;
     wait.operation.cancel().cancel();
-    let told = (&mut wait.answer).await.unwrap().unwrap_err();
-    assert_eq!(told.message, "VM v runs; the wait for its services was cut short");
+    let failure = (&mut wait.answer).await.unwrap().unwrap_err();
+    assert_eq!(failure.message, "VM v runs; the wait for its services was cut short");
     let now = wait.world.row(&wait.row).await.unwrap();
     assert_eq!(now.state, VmState::Running);
     assert!(wait.fake.requests.try_recv().is_err(), "nobody asked its agent to go");
@@ -70,14 +70,14 @@ async fn one_whose_vm_is_stopped_is_told_that_it_went_down() {
     let mut wait = Waiting::services().await;
     let service = wait.world.vms().clone();
     let stop = Op::Stop { grace: None, cause: StopCause::Asked };
-    let stopping = tokio::spawn(async move { service.change("v", stop, &Operation::silent()).await.map(drop) });
+    let stopping = tokio::spawn(async move { service.change("v", stop, &Operation::unwatched()).await.map(drop) });
     // Its agent does not answer.
     wait.fake.requests.recv().await.unwrap();
     assert!(!wait.answer.is_finished(), "it has not gone down yet");
     let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
     wait.fake.end(&wait.world, &wait.row, &record).await;
     stopping.await.unwrap().unwrap();
-    assert_eq!(wait.told().await.message, "VM v went down; the wait for its services was cut short");
+    assert_eq!(wait.failure().await.message, "VM v went down; the wait for its services was cut short");
 }
 
 #[tokio::test]
@@ -92,9 +92,13 @@ async fn one_whose_vm_ends_is_told_how() {
         let mut wait = Waiting::services().await;
         let record = ExitRecord { cause, reason: "in its own words".into(), at: 1 };
         wait.fake.end(&wait.world, &wait.row, &record).await;
-        let told = wait.told().await;
-        assert_eq!((told.code, told.message.as_str()), (code, "VM v ended before its services were up"), "{cause:?}");
-        assert_eq!(told.causes, ["in its own words"], "{cause:?}");
+        let failure = wait.failure().await;
+        assert_eq!(
+            (failure.code, failure.message.as_str()),
+            (code, "VM v ended before its services were up"),
+            "{cause:?}"
+        );
+        assert_eq!(failure.causes, ["in its own words"], "{cause:?}");
     }
 }
 
@@ -109,7 +113,7 @@ async fn one_whose_guest_is_silent_is_told_that_it_runs_and_others_wait_on() {
     left.operation.cancel().cancel();
     waiters.complete(left, &owner);
     waiters.complete(stays, &owner);
-    // One has left: the other's time is not over.
+    // One client has left; the other still has time.
     waiters.any_expired().await;
     waiters.answer_expired(&owner);
     assert_eq!(answer.try_recv().unwrap().unwrap_err().message, "VM v runs; the wait for its services was cut short");
@@ -117,10 +121,10 @@ async fn one_whose_guest_is_silent_is_told_that_it_runs_and_others_wait_on() {
     waiters.watchdog = watchdog::tests::expired();
     waiters.any_expired().await;
     waiters.answer_expired(&owner);
-    let told = other.try_recv().unwrap().unwrap_err();
-    assert_eq!((told.code, told.message.as_str()), (Code::Timeout, "VM v runs, but its services are not up"));
+    let failure = other.try_recv().unwrap().unwrap_err();
+    assert_eq!((failure.code, failure.message.as_str()), (Code::Timeout, "VM v runs, but its services are not up"));
     let why = "its init did not say that it finished booting, and the guest showed no progress for";
-    assert!(told.causes[0].starts_with(why), "{told}");
+    assert!(failure.causes[0].starts_with(why), "{failure}");
     assert!(!waiters.any());
 }
 
@@ -136,7 +140,7 @@ async fn what_is_asked_comes_first_then_what_the_guest_said_and_at_last_the_end_
     waiters.complete(waits, &owner);
     waiters.watchdog = watchdog::tests::expired();
     let (sender, mut commands) = mpsc::channel(1);
-    // All three are there each time; chance would have another order sooner or later.
+    // All three are ready in each round; a random order would fail sooner or later.
     for round in 0..20 {
         owner.resubscribe();
         let (asked, _answer) = command(BOOT);

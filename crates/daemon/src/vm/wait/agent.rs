@@ -24,7 +24,7 @@ pub(in crate::vm) async fn wait_ready(owner: &mut Owner, operation: &Operation) 
         match next(owner, operation, watchdog.deadline()).await {
             Next::Cancelled => {
                 let what = format!("the start of VM {}", owner.row.name);
-                return Err(operation.blame(failures::cancelled(&what)));
+                return Err(operation.explain_cancellation(failures::cancelled(&what)));
             }
             Next::Timeout if watchdog.is_expired() => {
                 return Err(owner.not_ready(Code::Timeout, watchdog.describe("its agent did not answer")));
