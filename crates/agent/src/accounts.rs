@@ -1,14 +1,14 @@
-//! `/etc/passwd` and `/etc/group`, parsed by hand.
+//! Parses `/etc/passwd` and `/etc/group`.
 //!
 //! The agent is linked statically, and the C library's own look-ups (`getpwnam`, `getgrouplist`, …) would load NSS
-//! modules of whatever libc the image has. So: the two files, nothing else.
+//! modules of whatever libc the image has. So only these two files count.
 
 use std::path::Path;
 
-/// Bytes of a passwd or group file that are read; the rest is not looked at.
+/// Most bytes of a passwd or group file that are read; the rest is ignored.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Who a command runs as.
+/// User and groups that a command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Account {
     pub(crate) name: Option<String>,
@@ -19,7 +19,7 @@ pub(crate) struct Account {
     pub(crate) shell: String,
 }
 
-/// A user or group that does not exist.
+/// Error for a user or group that does not exist.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AccountError {
     #[error("no user {0:?} in the guest's /etc/passwd")]
@@ -28,7 +28,7 @@ pub(crate) enum AccountError {
     NoGroup(String),
 }
 
-/// The two files' text.
+/// Content of the two files.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
     passwd: String,
@@ -57,14 +57,14 @@ impl Accounts {
         Self { passwd: text("passwd"), group: text("group") }
     }
 
-    /// Those of a passwd file.
+    /// Builds the accounts of a passwd file alone.
     #[cfg(test)]
     pub(crate) fn of(passwd: &str) -> Self {
         Self { passwd: passwd.to_owned(), group: String::new() }
     }
 
     /// Resolves `name`, `uid`, `name:group` or `uid:gid`, as Docker does: a number without an entry is that number with
-    /// group 0; a group that is named replaces all others.
+    /// group 0, and an explicit group replaces all others.
     pub(crate) fn resolve(&self, spec: &str) -> Result<Account, AccountError> {
         let (user, group) = match spec.split_once(':') {
             Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
@@ -136,7 +136,7 @@ impl Accounts {
 }
 
 impl Account {
-    /// Root, where no file says otherwise.
+    /// Returns root without regard to the files.
     pub(crate) fn root() -> Self {
         Self {
             name: Some("root".to_owned()),

@@ -1,7 +1,7 @@
 //! Access to files below a directory with untrusted content: no link and no `..` in it leads outside.
 //!
-//! The kernel resolves the paths (openat2): with `IN_ROOT` where absolute links are relative to the directory (an image's
-//! root file system), with `BENEATH` where they are refused (the destination of an archive).
+//! The kernel resolves the paths (openat2): with `IN_ROOT` where absolute links are relative to the directory (an
+//! image's root file system), with `BENEATH` where they are refused (the destination of an archive).
 
 use rustix::{
     fd::{AsFd, OwnedFd},
@@ -45,8 +45,8 @@ pub(crate) fn make_dirs(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     open(root, path, OFlags::DIRECTORY | OFlags::PATH)
 }
 
-/// Creates the directory `name` in `dir` (0755, whatever the umask of this process) and opens it; an existing one is opened
-/// as it is. A link of that name is not followed, not even one that replaces the directory meanwhile.
+/// Creates the directory `name` in `dir` (0755, whatever the umask of this process) and opens it; an existing one is
+/// opened as it is. A link of that name is not followed, not even one that replaces the directory meanwhile.
 pub(crate) fn make_dir(dir: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
     let dir = dir.as_fd();
     let mode = Mode::from_raw_mode(0o755);
@@ -75,8 +75,8 @@ pub(crate) fn mask() -> Mode {
     Mode::from_raw_mode(mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok()).unwrap_or(0o777))
 }
 
-/// Replaces `name` in `dir` by a file with this content, atomically and without following an existing link. A file that has
-/// the content already is left alone.
+/// Replaces `name` in `dir` by a file with this content, atomically and without following an existing link. A file that
+/// has the content already is left alone.
 pub(crate) fn replace(dir: impl AsFd, name: &str, content: &[u8], mode: u32) -> io::Result<()> {
     let dir = dir.as_fd();
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -147,8 +147,8 @@ pub(crate) fn open_dir_without_links(base: impl AsFd, parts: &[&OsStr]) -> io::R
     open_dir(base, parts, ResolveFlags::NO_SYMLINKS)
 }
 
-/// Opens a directory below `base` as a path only, which needs no read permission. If it `follows` links, those that lead
-/// outside are refused, else every link.
+/// Opens a directory below `base` as a path only, which needs no read permission. If it `follows` links, those that
+/// lead outside are refused, else every link.
 pub(crate) fn dir_beneath(base: impl AsFd, parts: &[&OsStr], follows: bool) -> io::Result<OwnedFd> {
     let more = if follows { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
     resolve(base, parts, OFlags::PATH, more)

@@ -39,7 +39,7 @@ use banger_proto::agent::boot::{BootConfig, Init, LATE_TIMER, NO_TIMER};
 use rustix::fd::OwnedFd;
 use std::{io, process::ExitCode};
 
-/// A step of the boot that failed.
+/// Error of a boot step.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {source}")]
 pub(crate) struct BootError {
@@ -47,7 +47,7 @@ pub(crate) struct BootError {
     source: io::Error,
 }
 
-/// Says what was attempted when it fails.
+/// Adds what was attempted to an error.
 trait Attempt<T> {
     fn attempt(self, what: impl FnOnce() -> String) -> Result<T, BootError>;
 }
@@ -58,20 +58,20 @@ impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
     }
 }
 
-/// What the boot found out, for the agent.
+/// Results of the boot, for the agent.
 #[derive(Debug)]
 pub(crate) struct Booted {
     pub(crate) config: BootConfig,
     /// [`Init::Image`] or [`Init::Agent`].
     pub(crate) init: Init,
     pub(crate) phases: Phases,
-    /// The root of the work disk, whose mount is no longer visible: what is frozen at the end.
+    /// Root directory of the work disk, whose mount is no longer visible; it is frozen at the end.
     pub(crate) work: Option<OwnedFd>,
-    /// What went wrong without ending the boot.
+    /// Problems that did not end the boot.
     pub(crate) troubles: Vec<String>,
 }
 
-/// Never returns to the kernel: process 1 that exits is a panic.
+/// Boots the guest. Never returns to the kernel, which panics if process 1 exits.
 pub(crate) fn run() -> ExitCode {
     let mut phases = Phases::default();
     phases.end("kernel");
@@ -115,10 +115,10 @@ fn sequence(mut phases: Phases) -> Result<Never, BootError> {
     init::hand_over(booted)
 }
 
-/// The end of a boot that failed.
+/// Reports a failed boot and resets the machine.
 fn give_up(error: &BootError) -> ! {
     say(&format!("the boot failed: {error}"));
-    // The host learns it from the console in any case; the event makes it a sentence instead of a search.
+    // The host sees it on the console in any case; the event gives it the reason as one sentence.
     server::send_trouble(&format!("the guest could not boot: {error}"));
     reset()
 }

@@ -1,5 +1,5 @@
-//! Directories and names made available in a working tree, whatever exists there: a link or file where a directory has to
-//! be is removed, and no link is followed.
+//! Directories and names made available in a working tree, whatever exists there: a link or file where a directory has
+//! to be is removed, and no link is followed.
 
 use crate::beneath::make_dir;
 use rustix::{
@@ -20,8 +20,8 @@ impl<'a> CheckoutDirs<'a> {
         Self { base, open: Vec::new() }
     }
 
-    /// Returns the directory of `path`, created if it is missing, and the name in it. Paths with empty parts, `.`, `..` or
-    /// `.git` are refused.
+    /// Returns the directory of `path`, created if it is missing, and the name in it. Paths with empty parts, `.`, `..`
+    /// or `.git` are refused.
     pub(crate) fn of(&mut self, path: &'a [u8]) -> io::Result<(BorrowedFd<'_>, &'a OsStr)> {
         let mut parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
         let bad = |part: &&[u8]| matches!(*part, b"" | b"." | b"..") || part.eq_ignore_ascii_case(b".git");
@@ -51,8 +51,8 @@ pub(crate) fn make_dirs(base: &OwnedFd, parts: &[&OsStr]) -> io::Result<OwnedFd>
     Ok(dir)
 }
 
-/// Opens the directory `name`, and creates it if it is missing. Several threads do so at the same time, and use whichever
-/// directory was created first.
+/// Opens the directory `name`, and creates it if it is missing. Several threads do so at the same time, and use
+/// whichever directory was created first.
 fn enter(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(dir, name, flags, Mode::empty()) {

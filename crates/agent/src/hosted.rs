@@ -1,6 +1,7 @@
-//! The agent as an ordinary process of the host, on a channel it inherits: what a fake VMM runs in tests.
+//! The agent as an ordinary process of the host, on an inherited channel: the fake VMM of the tests runs it.
 //!
-//! No init, no cgroups, no power over the machine: a shutdown is reported and acknowledged as ever, and ends the process.
+//! It has no init, no cgroups and no power over the machine: a shutdown is reported and acknowledged as usual, and ends
+//! the process.
 #![expect(unsafe_code, reason = "the channel is a descriptor named on the command line")]
 
 use crate::{
@@ -18,7 +19,8 @@ use std::{
     time::Duration,
 };
 
-/// Serves until the channel ends. `--fd N --config FILE`, and `--acknowledgement-ms N` for tests that keep the host waiting.
+/// Serves until the channel ends. Arguments: `--fd N --config FILE`, and `--acknowledgement-ms N` for tests that delay
+/// the host's acknowledgement.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     match serve(args) {
         Ok(_) => ExitCode::SUCCESS,
@@ -29,7 +31,7 @@ pub(crate) fn run(args: &[OsString]) -> ExitCode {
     }
 }
 
-/// Words for standard error.
+/// Prints an error to stderr.
 pub(crate) fn print_error(message: &str) {
     let _ = writeln!(io::stderr(), "{message}");
 }

@@ -1,6 +1,6 @@
-//! A small `modprobe` for images without one: the kernel calls it when it wants a module by name or alias.
+//! A small `modprobe` for images without one. The kernel calls it to load a module by name or alias.
 //!
-//! Reads `modules.dep` and `modules.alias` of `/lib/modules/<release>`, loads what is named and what it depends on.
+//! It reads `modules.dep` and `modules.alias` of `/lib/modules/<release>`, and loads the module and its dependencies.
 //! Options are ignored; compressed modules are left to the kernel (`MODULE_INIT_COMPRESSED_FILE`).
 
 use crate::hosted::print_error;
@@ -19,10 +19,10 @@ use std::{
 
 /// `MODULE_INIT_COMPRESSED_FILE` of finit_module(2).
 const COMPRESSED: i32 = 4;
-/// Modules one request may load.
+/// Most modules that one request may load.
 const MAX_LOADED: usize = 128;
 
-/// Loads the modules the arguments name.
+/// Loads the modules in the arguments.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let tree = PathBuf::from(format!("/lib/modules/{}", uname().release().to_string_lossy()));
     let mut code = ExitCode::SUCCESS;
@@ -57,13 +57,13 @@ fn load(tree: &Path, name: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The module's file with all it needs, in the order they load. Empty when there is none of that name.
+/// Returns the files of the module and its dependencies in load order; empty if there is no such module.
 fn find(tree: &Path, name: &str) -> io::Result<Vec<String>> {
     for line in BufReader::new(File::open(tree.join("modules.dep"))?).lines() {
         let line = line?;
         let Some((file, needs)) = line.split_once(':') else { continue };
         if same_name(stem(file), name) {
-            // modules.dep names the nearest first; the farthest has to be loaded first.
+            // modules.dep lists the nearest dependency first; the farthest must be loaded first.
             let mut files: Vec<String> = needs.split_whitespace().map(str::to_owned).collect();
             files.reverse();
             files.push(file.to_owned());
@@ -92,12 +92,12 @@ fn stem(file: &str) -> &str {
     name.split(".ko").next().unwrap_or(name)
 }
 
-/// Hyphens and underscores are one in module names.
+/// Compares module names; hyphens and underscores are equal.
 fn same_name(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().zip(b.bytes()).all(|(a, b)| a == b || (b"-_".contains(&a) && b"-_".contains(&b)))
 }
 
-/// A shell pattern with `*`, `?` and `[…]`, as aliases have it; hyphens and underscores are one.
+/// Matches a shell pattern with `*`, `?` and `[…]`, as in aliases; hyphens and underscores are equal.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n, mut star) = (0, 0, None);
     while n < name.len() {

@@ -1,13 +1,13 @@
-//! `poweroff`, `reboot`, `halt` and `shutdown` in a guest whose process 1 is the agent.
+//! `poweroff`, `reboot`, `halt` and `shutdown` in a guest whose process 1 is the agent's.
 //!
-//! There is nothing to schedule and nobody to warn: whatever the arguments say about when, it happens now.
+//! Nothing is scheduled and nobody is warned: whatever time the arguments give, it happens at once.
 #![expect(unsafe_code, reason = "the safe wrappers know no real-time signals")]
 
 use crate::{boot::power_signal, hosted::print_error};
 use banger_proto::agent::event::Power;
 use std::{ffi::OsString, io, process::ExitCode};
 
-/// Asks process 1 to go down.
+/// Sends process 1 the signal to shut down.
 pub(crate) fn run(name: &str, args: &[OsString]) -> ExitCode {
     if args.iter().any(|arg| arg == "--help") {
         print_error(&format!("usage: {name}: the machine goes down now; options are ignored but for -r and -c"));

@@ -1,6 +1,7 @@
 //! The agent's server: sessions on the channel, HTTP on their streams, and announcements to the host.
 //!
-//! One thread. Requests are tasks on it; only archives and `sync` use a second thread, one each, while they last.
+//! It runs on one thread, with a task for each request; only archives and `sync` use a second thread, one each, while
+//! they last.
 
 mod announce;
 mod archive;
@@ -44,12 +45,12 @@ use std::{
 };
 use tokio::task::{LocalSet, spawn_local};
 
-/// Where the agent runs.
+/// Environment of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunsIn {
-    /// In a guest, as root, with the machine to itself.
+    /// A guest, as root, with the whole machine to itself.
     Machine,
-    /// As an ordinary process of a host.
+    /// A host, as an ordinary process.
     Hosted,
 }
 
@@ -63,7 +64,7 @@ pub(crate) struct Guest {
     pub(crate) work: Option<OwnedFd>,
     pub(crate) troubles: Vec<String>,
     pub(crate) runs_in: RunsIn,
-    /// How long the host may take to have the last word on record.
+    /// Time limit for the host to record how the guest goes down.
     pub(crate) acknowledgement: Duration,
 }
 
@@ -75,7 +76,7 @@ impl From<Booted> for Guest {
 }
 
 impl Guest {
-    /// Who commands run as: who is asked for, else the VM's user, else the image's, else root.
+    /// Returns the account for a command: the requested user, else the VM's, else the image's, else root.
     fn account(&self, asked: Option<&str>) -> Result<Account, AccountError> {
         self.account_in(&Accounts::read(Path::new("/etc")), asked)
     }
@@ -95,32 +96,32 @@ impl Guest {
 /// The byte pipe to the host.
 #[derive(Debug)]
 pub(crate) enum Channel {
-    /// What the machine has for it: a vsock, or a virtio-serial port.
+    /// The machine's device: a vsock, or a virtio-serial port.
     Device,
-    /// A socket.
+    /// An inherited socket.
     Inherited(UnixStream),
 }
 
-/// What the requests share.
+/// State shared by the requests.
 #[derive(Debug)]
 struct Context {
     guest: Guest,
     boot_id: String,
     announcer: Announcer,
-    /// Processes of exec that still run.
+    /// Number of exec processes that still run.
     execs: Cell<u32>,
-    /// Copies under way and connections into the guest.
+    /// Number of running copies and of connections into the guest.
     transfers: Arc<AtomicU32>,
-    /// The number of the last exec.
+    /// Number of the last exec, which names its cgroup.
     exec_number: Cell<u64>,
-    /// Whether the host knows of the first that ran.
+    /// Whether the host was told of the first exec.
     exec_announced: Cell<bool>,
     going_down: Cell<bool>,
-    /// Whether the host asked for a power-off: nothing else comes of it then.
+    /// Whether the host asked for a power-off, which then takes precedence over a reboot.
     off_wanted: Cell<bool>,
 }
 
-/// A copy under way or a connection into the guest; counted until it is dropped.
+/// A running copy or a connection into the guest, counted until it is dropped.
 #[derive(Debug)]
 struct InUse(Arc<AtomicU32>);
 
@@ -130,8 +131,8 @@ impl Drop for InUse {
     }
 }
 
-/// Threads for what waits in system calls: copies, as long as whoever copies likes. Nothing that must not wait for them
-/// (a sync, above all) may be done there; a boot test (`disk.rs`) holds them all up and stops the guest.
+/// Number of threads for blocking system calls. Copies occupy them as long as their client likes, so nothing that must
+/// not wait for them (above all a sync) may run there; a boot test (`disk.rs`) blocks all of them and stops the guest.
 const COPY_THREADS: usize = 16;
 
 /// Serves until the channel itself ends.
@@ -142,7 +143,7 @@ pub(crate) fn run(guest: Guest, channel: Channel) -> Ended {
         Err(error) => return Ended::Pipe(error.kind()),
     };
     let ended = LocalSet::new().block_on(&runtime, serve(guest, channel));
-    // A request that reads an archive may sit in a system call for ever; it is not waited for.
+    // A request that reads an archive may block in a system call for ever; it is not waited for.
     runtime.shutdown_background();
     ended
 }
@@ -161,7 +162,7 @@ async fn serve(guest: Guest, channel: Channel) -> Ended {
         Channel::Device if boot::has_vsock() => serve_vsock(on_session).await,
         Channel::Device => match pipe::Port::open(Duration::from_secs(20)).await {
             Ok(mut port) => {
-                // An agent before this one may have died in the middle of a session.
+                // A previous agent may have died in the middle of a session.
                 let _ = guest::end_previous(&mut port).await;
                 guest::run(port, on_session).await
             }
@@ -180,7 +181,7 @@ async fn serve(guest: Guest, channel: Channel) -> Ended {
     }
 }
 
-/// Serves one call of the host's after the other.
+/// Serves the host's connections one after the other.
 async fn serve_vsock(mut on_session: impl FnMut(banger_link::Dialer, Incoming)) -> Ended {
     let listener = match vsock::Listener::open() {
         Ok(listener) => listener,
@@ -191,7 +192,7 @@ async fn serve_vsock(mut on_session: impl FnMut(banger_link::Dialer, Incoming)) 
     };
     loop {
         match listener.accept().await {
-            // It ends with the host's process; a restored guest is called by another.
+            // The connection ends with the host's process; a restored guest gets another.
             Ok(pipe) => {
                 let _ended = guest::run(pipe, &mut on_session).await;
             }
@@ -232,18 +233,18 @@ impl Context {
         }
     }
 
-    /// Everything that somebody outside uses this guest at this moment.
+    /// Returns the number of current uses of this guest from outside.
     fn sessions(&self) -> u32 {
         self.execs.get().saturating_add(self.transfers.load(Ordering::Relaxed))
     }
 
-    /// Counts a copy or a connection as long as what this returns lives, in whatever thread.
+    /// Counts a copy or connection until the returned value is dropped, in any thread.
     fn in_use(&self) -> InUse {
         self.transfers.fetch_add(1, Ordering::Relaxed);
         InUse(Arc::clone(&self.transfers))
     }
 
-    /// Keeps the host informed for one session.
+    /// Announces events during one session.
     async fn announce(self: Rc<Self>, dialer: banger_link::Dialer) {
         self.announcer.serve(dialer).await;
     }
@@ -264,7 +265,7 @@ impl Context {
     }
 }
 
-/// Tells the host one thing without being an agent: the boot failed before there could be one. Gives up after a while.
+/// Reports to the host, without a full agent, that the boot failed. Gives up after a while.
 pub(crate) fn send_trouble(message: &str) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
     let announcer = Rc::new(Announcer::empty());

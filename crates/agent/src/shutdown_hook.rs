@@ -1,20 +1,20 @@
-//! `/run/initramfs/shutdown`, the last program systemd runs, as process 1, when everything else is over.
+//! `/run/initramfs/shutdown`, the last program that systemd runs, as process 1, after everything else has ended.
 //!
-//! The agent is still there (its first argument begins with `@`) and holds the work disk and the channel to the host. It
-//! is told what the verb means; it freezes the disk, reports, and resets the machine. Should it be gone, this program
-//! resets the machine without a word, and the host draws its conclusion from that.
+//! The agent is still running (its first argument begins with `@`) and holds the work disk and the channel to the host.
+//! This program tells it the verb; the agent freezes the disk, reports, and resets the machine. If the agent is gone,
+//! this program resets the machine without a report, and the host draws its own conclusion.
 #![expect(unsafe_code, reason = "the safe wrappers know no real-time signals")]
 
 use crate::boot::{power_signal, reset, say};
 use banger_proto::agent::event::Power;
 use std::{ffi::OsString, fs, process::ExitCode, thread::sleep, time::Duration};
 
-/// The agent's process id, in the directory systemd makes our root.
+/// File with the agent's process id, in the directory that systemd makes our root.
 pub(crate) const PID_FILE: &str = "agent.pid";
-/// How long the agent may take: freezing the disk, and two seconds for the host's acknowledgement.
+/// Time limit for the agent: it freezes the disk, and waits two seconds for the host's acknowledgement.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Tells the agent and waits for the end.
+/// Signals the agent and waits for the reset.
 pub(crate) fn run(args: &[OsString]) -> ExitCode {
     let verb = match args.first() {
         Some(verb) if verb == "reboot" || verb == "kexec" => Power::Reboot,

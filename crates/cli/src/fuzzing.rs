@@ -1,6 +1,7 @@
-//! Any bytes in a guest's place: what fuzzing drives, and what its corpora are replayed with. No command uses it.
+//! Entry points for fuzzing and for the replay of the corpora: arbitrary bytes in the place of a guest. No command uses
+//! this module.
 //!
-//! Each function panics when what came was not refused, bounded or escaped as its reader promises.
+//! Each function panics if the input was not refused, bounded or escaped as its reader promises.
 
 mod peer;
 
@@ -28,20 +29,20 @@ use peer::{ACCEPTS, Peer};
 use std::{fs, path::Path};
 use tokio::{io::DuplexStream, sync::mpsc};
 
-/// What stands in the hints of a guest's that the corpora have, and in none of banger's.
+/// Marker in the hints of the corpora's guests, which no hint of banger contains.
 const FOREIGN: &str = "@FOREIGN@";
-/// Longest text of a failure: a guest's words, each character escaped, and banger's own.
+/// Longest text of a failure: escaped guest text, and banger's own.
 const MOST_SHOWN: usize = 8 << 10;
-/// A body of this many pieces of this length.
+/// Number and size of the chunks of a body.
 const PIECES: (usize, usize) = (6, 32 << 10);
 
-/// What an agent sends after it accepted an exec session.
+/// Reads `data` as an agent's messages in an accepted exec session.
 pub fn exec(data: &[u8]) {
     run(session::fuzz_read(data));
 }
 
-/// What an agent says from the first word on when it is asked for an exec session: what it has to know of the request to
-/// accept one stands in it as `@ACCEPTS@`.
+/// Reads `data` as an agent's whole answer to a request for an exec session. `@ACCEPTS@` in it stands for the key of an
+/// accepting answer, which depends on the request.
 pub fn session(data: &[u8]) {
     run(async {
         let work = async {
@@ -53,7 +54,7 @@ pub fn session(data: &[u8]) {
     });
 }
 
-/// What an agent says in the session in which it is to install tools.
+/// Reads `data` as an agent's messages in the session that installs tools.
 pub fn bootstrap(data: &[u8]) {
     let mut said = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -67,7 +68,8 @@ pub fn bootstrap(data: &[u8]) {
     });
 }
 
-/// What an agent answers to a question about itself, to one with a long answer, and when it has to be patient with it.
+/// Reads `data` as an agent's answer to a question about itself, to one with a long answer, and to one with a stall
+/// timeout.
 pub fn http(data: &[u8]) {
     run(async {
         let mut connection = connected(Peer::saying(data)).await;
@@ -86,8 +88,8 @@ pub fn http(data: &[u8]) {
     });
 }
 
-/// What an agent answers to an archive, once it has taken as much of it as the first byte says: most of it, or nothing. Of
-/// every other one the rest is not taken.
+/// Reads `data` as an agent's answer to an archive. The first byte says how much of the archive the agent reads before:
+/// most of it, or nothing. For odd values the agent leaves without reading the rest.
 pub fn put(data: &[u8]) {
     let Some((takes, said)) = data.split_first() else { return };
     run(async {
@@ -101,7 +103,7 @@ pub fn put(data: &[u8]) {
     });
 }
 
-/// A session that an agent who says `data` was asked for.
+/// Starts a session with an agent that answers `data`.
 async fn begun(data: &[u8]) -> Result<Session<DuplexStream>> {
     let spec = ExecSpec { argv: vec!["true".into()], env: [].into(), cwd: None, user: None, tty: None };
     Session::start(Peer::saying(data).meet(), &spec).await
@@ -111,7 +113,7 @@ async fn connected(peer: Peer) -> Connection {
     Connection::open(peer.meet(), Vec::new()).await.expect("nothing was said yet")
 }
 
-/// What is shown of a failure moves no cursor, in either shape, and neither advises nor identifies what banger does not.
+/// Checks that a failure, in either format, moves no cursor, has no hints but banger's, and no operation id.
 fn harmless<T>(result: Result<T>) {
     let Err(Error::Failed(failure)) = result else { return };
     assert!(failure.operation.is_none(), "an id that no log has: {failure:?}");
@@ -124,7 +126,7 @@ fn harmless<T>(result: Result<T>) {
     assert_eq!(serde_json::from_str::<Failure>(&json).expect("it is the same one"), failure);
 }
 
-/// The same of what an agent says of a request: there is not much of it.
+/// Same as [`harmless`], and checks that the text is short.
 fn brief<T>(result: Result<T>) {
     if let Err(Error::Failed(failure)) = &result {
         let shown = Printer::plain().describe(failure).len();
@@ -138,7 +140,7 @@ fn run(work: impl Future<Output = ()>) {
     runtime.block_on(work);
 }
 
-/// A tar stream from a guest: nothing outside the one name it may make is touched.
+/// Unpacks a tar stream from a guest: nothing outside the one name it may create is touched.
 pub fn archive(data: &[u8]) {
     let temp = tempfile::tempdir().expect("there is room for a directory");
     let (into, secret) = (temp.path().join("into"), temp.path().join("secret"));
@@ -150,7 +152,7 @@ pub fn archive(data: &[u8]) {
     assert_eq!(fs::read(&secret).expect("it is still there"), b"secret");
 }
 
-/// A patch from a guest: what it touches is inside the tree and not git's own.
+/// Checks a patch from a guest: every path in it is inside the tree and not in `.git`.
 pub fn patch(data: &[u8]) {
     let Ok(summary) = patch::check(data) else { return };
     for path in &summary.files {
@@ -160,8 +162,8 @@ pub fn patch(data: &[u8]) {
     }
 }
 
-/// What a guest says of a workspace, its agent in JSON and its git in lists: a place is plain, or not repeated at length, an
-/// id is one.
+/// Reads `data` as a guest's answers about a workspace, the agent's in JSON and git's in lists: a path is plain, or
+/// refused in short, and an id is an id.
 pub fn workspace(data: &[u8]) {
     let (paths, ids) = import::fuzz_read(data);
     for path in paths {
@@ -176,7 +178,7 @@ pub fn workspace(data: &[u8]) {
     assert!(ids.iter().all(is_id), "{ids:?}");
 }
 
-/// Text on its way to a terminal, whole and in pieces as long as the first byte says: the same comes out, and nothing in
+/// Escapes text for a terminal, whole and in pieces of the length in the first byte: both give the same, and nothing in
 /// it moves a cursor.
 pub fn terminal(data: &[u8]) {
     let Some((length, text)) = data.split_first() else { return };

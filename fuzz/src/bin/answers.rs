@@ -1,4 +1,4 @@
-//! What a guest's agent answers: any bytes.
+//! Arbitrary bytes as a guest agent's answers.
 
 #![no_main]
 

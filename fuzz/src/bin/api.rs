@@ -1,4 +1,4 @@
-//! What a Firecracker answers on its API's socket: any bytes.
+//! Arbitrary bytes as Firecracker's answers on its API socket.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What a guest's agent sends while it is to install tools: any bytes.
+//! Arbitrary bytes as a guest agent's messages while it installs tools.
 
 #![no_main]
 

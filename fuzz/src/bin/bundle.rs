@@ -1,4 +1,4 @@
-//! Kernel bundles: any bytes, as a bundle and as the archive inside one, change nothing outside their directory.
+//! Kernel bundles: arbitrary bytes, as a bundle and as the archive inside one, change nothing outside their directory.
 
 #![no_main]
 

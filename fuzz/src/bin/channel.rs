@@ -1,4 +1,4 @@
-//! The guest channel: any bytes, as either end of the pipe takes them.
+//! The guest channel: arbitrary bytes, read by either end of the pipe.
 
 #![no_main]
 

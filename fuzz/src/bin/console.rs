@@ -1,4 +1,4 @@
-//! What a guest writes on its console: any bytes.
+//! Arbitrary bytes as a guest's console output.
 
 #![no_main]
 

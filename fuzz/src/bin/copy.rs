@@ -1,4 +1,4 @@
-//! Archives from a guest: any bytes change nothing outside the name they may make.
+//! Archives from a guest: arbitrary bytes change nothing outside the name they may create.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The line of a hybrid-vsock handshake: any bytes.
+//! The line of a hybrid-vsock handshake: arbitrary bytes.
 
 #![no_main]
 

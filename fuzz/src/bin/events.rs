@@ -1,4 +1,4 @@
-//! What a guest's agent announces: any bytes.
+//! Arbitrary bytes as a guest agent's announcements.
 
 #![no_main]
 

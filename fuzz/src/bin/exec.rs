@@ -1,4 +1,4 @@
-//! What a guest's agent sends in an exec session: any bytes.
+//! Arbitrary bytes as a guest agent's messages in an exec session.
 
 #![no_main]
 

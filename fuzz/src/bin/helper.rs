@@ -1,5 +1,5 @@
-//! Frames to the network helper: any bytes, of any user, are refused, or lead to rules that name that user's and VM's own
-//! interfaces and sets, and nothing else.
+//! Frames to the network helper: arbitrary bytes of any user are refused, or lead to rules that name only interfaces
+//! and sets of that user's VMs.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What a guest's agent answers to questions: any bytes.
+//! Arbitrary bytes as a guest agent's HTTP answers.
 
 #![no_main]
 

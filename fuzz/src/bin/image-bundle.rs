@@ -1,4 +1,4 @@
-//! Image bundles: any bytes, as a bundle and as the archive inside one, change nothing outside their directory.
+//! Image bundles: arbitrary bytes, as a bundle and as the archive inside one, change nothing outside their directory.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What a monitor says on its QMP socket: any bytes.
+//! Arbitrary bytes as QEMU's messages on its QMP monitor socket.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What a guest asks the resolver: any bytes.
+//! Arbitrary bytes as a guest's DNS messages, and as a resolver's answers.
 
 #![no_main]
 

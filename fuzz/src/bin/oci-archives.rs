@@ -1,4 +1,4 @@
-//! Archives with images in them: any bytes, packed or not, are read or refused, and nothing else is touched.
+//! Image archives: arbitrary bytes, compressed or not, are read or refused, and nothing else is touched.
 
 #![no_main]
 

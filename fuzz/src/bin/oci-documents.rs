@@ -1,4 +1,4 @@
-//! What a registry answers: any bytes, as a manifest, a list and a configuration, are read or refused.
+//! A registry's answers: arbitrary bytes, as a manifest, a list and a configuration, are read or refused.
 
 #![no_main]
 

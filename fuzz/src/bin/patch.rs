@@ -1,4 +1,4 @@
-//! Patches from a guest: any bytes are refused, or touch nothing that is not theirs.
+//! Patches from a guest: arbitrary bytes are refused, or touch only files of the tree.
 
 #![no_main]
 

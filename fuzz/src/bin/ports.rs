@@ -1,4 +1,4 @@
-//! What a guest's agent answers when it is to reach a port of the guest: any bytes.
+//! Arbitrary bytes as a guest agent's answer to a connection to a port.
 
 #![no_main]
 

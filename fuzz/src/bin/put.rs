@@ -1,4 +1,4 @@
-//! What a guest's agent answers to an archive, early or late: any bytes.
+//! Arbitrary bytes as a guest agent's answer to an archive, early or late.
 
 #![no_main]
 

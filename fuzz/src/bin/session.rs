@@ -1,4 +1,4 @@
-//! What a guest's agent says when it is asked for an exec session: any bytes, from the head of its answer on.
+//! Arbitrary bytes as a guest agent's answer to a request for an exec session, from its head on.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Text of a guest on its way to a terminal: any bytes, in any pieces.
+//! Guest text on a terminal: arbitrary bytes, in arbitrary pieces.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! What a guest's agent and git say of a workspace: any bytes.
+//! Arbitrary bytes as the answers of a guest's agent and git about a workspace.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! The configuration the host put into the initramfs: read once, checked, and gone.
+//! The boot configuration that the host put into the initramfs: read once, checked, and deleted.
 
 use super::{Attempt, BootError};
 use banger_proto::agent::boot::{
@@ -10,14 +10,14 @@ use std::{
     path::Path,
 };
 
-/// Reads and unlinks the configuration.
+/// Reads and deletes the configuration.
 pub(super) fn take() -> Result<BootConfig, BootError> {
     let config = read(Path::new(CONFIG_PATH)).attempt(|| format!("the configuration {CONFIG_PATH}"))?;
     fs::remove_file(CONFIG_PATH).attempt(|| format!("unlinking {CONFIG_PATH}"))?;
     Ok(config)
 }
 
-/// Reads and unlinks what holds for this boot only; none where the host gave none.
+/// Reads and deletes the values for this boot only; none if the host gave none.
 pub(super) fn take_moment() -> Result<Option<Moment>, BootError> {
     let moment = moment(Path::new(MOMENT_PATH)).attempt(|| format!("reading {MOMENT_PATH}"))?;
     if moment.is_some() {
@@ -40,7 +40,7 @@ fn moment(path: &Path) -> io::Result<Option<Moment>> {
     Ok(Some(serde_json::from_slice(&bytes)?))
 }
 
-/// Reads a configuration and checks what the rest relies on.
+/// Reads a configuration and checks what the other steps rely on.
 pub(crate) fn read(path: &Path) -> io::Result<BootConfig> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_CONFIG as u64 + 1).read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! Words for the person who reads the console: one line each, through the kernel's log.
+//! Messages for the person who reads the console: one line each, through the kernel's log.
 
 use rustix::{
     fs::{Mode, OFlags, open},
@@ -8,7 +8,7 @@ use std::{fs::OpenOptions, io::Write, sync::OnceLock};
 
 static CONSOLE: OnceLock<Console> = OnceLock::new();
 
-/// The kernel's log, kept open from before the root changes.
+/// The kernel's log, opened before the root changes.
 #[derive(Debug)]
 pub(crate) struct Console(Option<std::fs::File>);
 
@@ -18,8 +18,8 @@ impl Console {
     }
 }
 
-/// Gives the process a console where the kernel found none in the initramfs: without it the next three files opened
-/// would become standard input, output and error.
+/// Opens a console if the kernel found none in the initramfs: otherwise the next three opened files would become
+/// standard input, output and error.
 pub(crate) fn adopt() {
     if let Ok(console) = open("/dev/console", OFlags::RDWR | OFlags::NOCTTY, Mode::empty()) {
         let _ = stdio::dup2_stdin(&console);
@@ -29,7 +29,7 @@ pub(crate) fn adopt() {
     CONSOLE.get_or_init(Console::open);
 }
 
-/// Prints one line.
+/// Prints one line on the console.
 pub(crate) fn say(message: &str) {
     let line = format!("<3>banger: {}\n", message.replace('\n', " "));
     let console = CONSOLE.get_or_init(Console::open);

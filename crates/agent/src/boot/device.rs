@@ -1,4 +1,4 @@
-//! What devices there are, and waiting for a disk to appear.
+//! Detects devices, and waits for disks to appear.
 
 use super::{Attempt, BootError, say};
 use banger_proto::agent::driver;
@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a disk may take after its driver was loaded.
+/// Time limit for a disk to appear after its driver was loaded.
 const APPEAR_TIMEOUT: Duration = Duration::from_secs(20);
-/// When the console says what is waited for.
+/// Time after which the console reports what is waited for.
 const REPORT_AFTER: Duration = Duration::from_secs(2);
 
-/// Waits until the node of `device` is there. devtmpfs makes it the moment the driver has found the disk, which for a
+/// Waits until the node of `device` exists. devtmpfs creates it when the driver has found the disk, which for a
 /// built-in driver is long before this.
 pub(super) fn wait_for(device: &str) -> Result<(), BootError> {
     let start = Instant::now();
@@ -34,12 +34,12 @@ pub(super) fn wait_for(device: &str) -> Result<(), BootError> {
     Ok(())
 }
 
-/// Whether this machine has a vsock, as far as the bus was looked at.
+/// Whether this machine has a vsock, as far as the bus was probed.
 pub(crate) fn has_vsock() -> bool {
     is_there(driver::VSOCK)
 }
 
-/// Whether the machine has a virtio device of this number, as far as the bus was looked at.
+/// Whether the machine has a virtio device of this number, as far as the bus was probed.
 pub(super) fn is_there(number: u16) -> bool {
     const BUS: &str = "/sys/bus/virtio/devices";
     let number = format!("{number:#06x}");

@@ -1,7 +1,7 @@
-//! A work disk that was made larger while the VM was down: its file system is made as large, by this guest's own kernel.
+//! Grows the file system of a work disk that was enlarged while the VM was down, with this guest's own kernel.
 //!
-//! Nothing has to say so: the disk's length and the file system's do. The host only makes the file longer; what a guest
-//! wrote is never parsed there.
+//! The lengths of disk and file system alone decide. The host only makes the file longer, so that it never parses what
+//! a guest wrote.
 
 use super::{Attempt, BootError, say};
 use rustix::fs::{Mode, OFlags, ext4_ioc_resize_fs, open};
@@ -11,14 +11,14 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-/// Where the superblock is, and its fields (ext4(5), "The Super Block"): low half of the number of blocks, logarithm of
-/// the block size over 1 KiB, magic.
+/// Offset of the superblock, and its fields (ext4(5), "The Super Block"): low half of the number of blocks, logarithm
+/// of the block size over 1 KiB, magic.
 const SUPERBLOCK: u64 = 1024;
 const BLOCKS_LOW: usize = 0x04;
 const LOG_BLOCK_SIZE: usize = 0x18;
 const MAGIC: (usize, [u8; 2]) = (0x38, [0x53, 0xef]);
 
-/// Makes the file system on `device`, which is mounted at `place`, fill its device.
+/// Grows the file system on `device`, which is mounted at `mount_point`, to the size of the device.
 pub(super) fn fill_disk(device: &str, mount_point: &str) -> Result<(), BootError> {
     let what = || format!("growing the file system on {device}");
     let Some(blocks) = wanted(&mut File::open(device).attempt(what)?).attempt(what)? else { return Ok(()) };
@@ -28,7 +28,7 @@ pub(super) fn fill_disk(device: &str, mount_point: &str) -> Result<(), BootError
     Ok(())
 }
 
-/// The blocks that fit on the disk, when the file system has fewer.
+/// Returns the number of blocks that fit on the disk, if the file system has fewer.
 fn wanted(disk: &mut File) -> io::Result<Option<u64>> {
     let mut head = [0; 64];
     disk.read_exact_at(&mut head, SUPERBLOCK)?;
@@ -39,7 +39,7 @@ fn wanted(disk: &mut File) -> io::Result<Option<u64>> {
     let block = 1024_u64.checked_shl(field(LOG_BLOCK_SIZE)).filter(|block| (1024..=65_536).contains(block));
     let block = block.ok_or(io::ErrorKind::InvalidData)?;
     let fits = disk.seek(SeekFrom::End(0))? / block;
-    // The high half of the count needs a feature that work disks do not have: they have at most 2^28 blocks.
+    // The high half of the count needs a feature that work disks lack: they have at most 2^28 blocks.
     Ok((fits > u64::from(field(BLOCKS_LOW))).then_some(fits))
 }
 

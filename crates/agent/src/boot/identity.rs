@@ -1,4 +1,4 @@
-//! Who this machine is: names, ids, clock, entropy, loopback; and what systemd has to know about it.
+//! Sets the identity of this machine (names, ids, clock, entropy, loopback), and what systemd has to know about it.
 
 use super::{machine, network, say};
 use crate::beneath;
@@ -15,7 +15,7 @@ use std::{
     path::Path,
 };
 
-/// Applies the configuration, in the new root. Nothing here is worth a failed boot: what does not work is reported.
+/// Applies the configuration in the new root. Nothing here is worth a failed boot, so failures are only reported.
 pub(super) fn apply(config: &BootConfig, moment: Option<&Moment>, troubles: &mut Vec<String>) {
     let mut check = |what: &str, result: io::Result<()>| {
         if let Err(error) = result {
@@ -50,13 +50,14 @@ fn write_names(config: &BootConfig) -> io::Result<()> {
         beneath::replace(&etc, "machine-id", format!("{}\n", config.machine_id).as_bytes(), 0o444)?;
     }
     if let Some(text) = &config.resolv_conf {
-        // Often a link to somewhere in /run; the link is replaced, not what it points to.
+        // Often a link into /run; the link is replaced, not its target.
         beneath::replace(&etc, "resolv.conf", text.as_bytes(), 0o644)?;
     }
     Ok(())
 }
 
-/// An image's `/etc/network/interfaces` may bring eth0 up by DHCP, which nobody answers: such stanzas are taken out.
+/// Removes the stanzas about eth0 from the image's `/etc/network/interfaces`: they may bring it up by DHCP, which
+/// nobody answers.
 fn leave_eth0() -> io::Result<()> {
     use std::io::Read;
     let root = fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
@@ -73,7 +74,7 @@ fn leave_eth0() -> io::Result<()> {
     }
 }
 
-/// The text without stanzas about eth0; `None` when it has none. A stanza ends where the next begins.
+/// Returns the text without stanzas about eth0; `None` if it has none. A stanza ends where the next begins.
 fn without_eth0(interfaces: &str) -> Option<String> {
     let (mut kept, mut dropping, mut changed) = (String::new(), false, false);
     for line in interfaces.lines() {
@@ -107,7 +108,7 @@ fn hosts(hostname: &str) -> String {
     format!("127.0.0.1\tlocalhost\n127.0.1.1\t{hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 }
 
-/// Whether `/etc/hosts` knows the host name already; then it may have other lines somebody wants to keep.
+/// Whether `/etc/hosts` has the host name already; its other lines may then be wanted as well.
 fn maps_to_this_host(root: &OwnedFd, hostname: &str) -> bool {
     use std::io::Read;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK;
@@ -124,9 +125,9 @@ fn knows(hosts: &str, hostname: &str) -> bool {
     })
 }
 
-/// Run-time configuration for systemd, in `/run` only. Called in the new root.
+/// Writes run-time configuration for systemd, in `/run` only. Called in the new root.
 ///
-/// A getty on ttyS0 would wait 90 s for a device unit where udev is absent; eth0 is configured by us.
+/// A getty on ttyS0 would wait 90 s for a device unit where udev is absent; eth0 is configured by the agent.
 pub(super) fn prepare_systemd() {
     let prepared = (|| -> io::Result<()> {
         let units = Path::new("/run/systemd/system");

@@ -1,4 +1,4 @@
-//! Process 1: the image's, or a small one of our own.
+//! Process 1: the image's init, or a small one of our own.
 
 use super::{Attempt, BootError, Booted, Never, machine, say};
 use crate::server::{self, Channel};
@@ -12,10 +12,10 @@ use std::{fs, io, os::unix::process::CommandExt, process::Command};
 mod guard;
 mod reaper;
 
-/// What the kernel itself would start.
+/// Programs that the kernel itself would start.
 const CANDIDATES: [&str; 4] = ["/sbin/init", "/usr/lib/systemd/systemd", "/lib/systemd/systemd", "/etc/init"];
 
-/// Whether the image has an init and is to run it. Called in the new root.
+/// Decides whether the image's init runs. Called in the new root.
 pub(super) fn choose(wanted: Init) -> Result<Init, BootError> {
     match (wanted, image_init()) {
         (Init::Agent, _) | (Init::Auto, None) => Ok(Init::Agent),
@@ -31,8 +31,8 @@ fn image_init() -> Option<&'static str> {
         .find(|path| fs::metadata(path).is_ok_and(|meta| meta.is_file()) && access(*path, Access::EXEC_OK).is_ok())
 }
 
-/// Starts the agent beside process 1 and becomes process 1. Under the image's init a guard stands between the two, for
-/// that init knows nothing of an agent to start again.
+/// Starts the agent beside process 1, and becomes process 1. Under the image's init, which does not know the agent, a
+/// guard process between the two restarts it.
 pub(super) fn hand_over(booted: Booted) -> Result<Never, BootError> {
     let init = booted.init;
     match machine::fork().attempt(|| "starting the agent".to_owned())? {
@@ -41,19 +41,19 @@ pub(super) fn hand_over(booted: Booted) -> Result<Never, BootError> {
         Some(agent) if init == Init::Agent => reaper::run(agent, booted),
         Some(_) => {
             let path = image_init().expect("it was found a moment ago");
-            // The kernel's own arguments for init went to us; an init that wants them reads /proc/cmdline.
+            // The kernel passed its arguments for init to us; an init that wants them reads /proc/cmdline.
             let error = Command::new(path).env_clear().envs([("HOME", "/"), ("TERM", "linux")]).exec();
             Err(error).attempt(|| format!("starting the image's init {path}"))
         }
     }
 }
 
-/// The agent's process.
+/// Runs the agent's process.
 #[expect(clippy::exit, reason = "a forked child has no main to return to")]
 fn serve(mut booted: Booted) -> ! {
     reaper::unblock_signals();
     stand_apart(c"@banger-agent");
-    // Where the shutdown hook finds it, in a directory only root writes to.
+    // For the shutdown hook, in a directory that only root writes to.
     put(&format!("/run/initramfs/{}", crate::shutdown_hook::PID_FILE), &std::process::id().to_string());
     booted.phases.end("agent");
     let reason = server::run(server::Guest::from(booted), Channel::Device);
@@ -61,12 +61,12 @@ fn serve(mut booted: Booted) -> ! {
     std::process::exit(1)
 }
 
-/// Makes this process none of the image's business: a session and a cgroup of its own, spared by whoever looks for memory,
-/// and a name that begins with `@`, which systemd leaves alone to the very end.
+/// Separates this process from the image: a session and a cgroup of its own, protection from the OOM killer, and a name
+/// that begins with `@`, so that systemd spares it to the end.
 fn stand_apart(name: &'static std::ffi::CStr) {
     let _ = setsid();
     machine::name_process(name);
-    // Not in the root group, which systemd empties into its own.
+    // Not in the root group, whose processes systemd moves to its own.
     put("/sys/fs/cgroup/banger/agent/cgroup.procs", &std::process::id().to_string());
     put("/proc/self/oom_score_adj", "-1000");
 }
@@ -77,13 +77,13 @@ fn put(path: &str, text: &str) {
     }
 }
 
-/// Whether the image's init is systemd, as far as its program's name says.
+/// Whether the image's init is systemd, according to the name of its program.
 pub(crate) fn is_systemd() -> bool {
     let program = image_init().and_then(|path| fs::canonicalize(path).ok());
     program.is_some_and(|path| path.file_name().is_some_and(|name| name == "systemd"))
 }
 
-/// The numbers systemd gave its power signals; our own process 1 takes them, too.
+/// Returns systemd's signal for a power verb; our own process 1 accepts them, too.
 pub(crate) fn power_signal(verb: banger_proto::agent::event::Power) -> i32 {
     use banger_proto::agent::event::Power;
     libc::SIGRTMIN() + if verb == Power::Poweroff { 4 } else { 5 }

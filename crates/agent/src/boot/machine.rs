@@ -12,12 +12,12 @@ use rustix::{
 };
 use std::{ffi::CStr, io, thread::sleep, time::Duration};
 
-/// Bytes of entropy that are taken.
+/// Most bytes of entropy that are used.
 const MAX_ENTROPY: usize = 512;
 const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
 const FIFREEZE: libc::c_ulong = 0xc004_5877;
 
-/// Resets the machine, which ends the VMM. Whoever wanted to say something has said it.
+/// Resets the machine, which ends the VMM. All reports must have been sent.
 pub(crate) fn reset() -> ! {
     loop {
         if let Err(error) = reboot(RebootCommand::Restart) {
@@ -40,7 +40,7 @@ pub(crate) fn shift_clock(shift: i64) -> io::Result<()> {
     set(clock_ns().saturating_add_signed(shift))
 }
 
-/// The wall clock, in nanoseconds since 1970 (UTC).
+/// Returns the wall clock, in nanoseconds since 1970 (UTC).
 pub(crate) fn clock_ns() -> u64 {
     let clock = clock_gettime(ClockId::Realtime);
     u64::try_from(clock.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(clock.tv_nsec).unwrap_or(0)
@@ -52,7 +52,7 @@ fn set(now_ns: u64) -> io::Result<()> {
     Ok(clock_settime(ClockId::Realtime, Timespec { tv_sec: seconds, tv_nsec: nanoseconds })?)
 }
 
-/// Adds bytes in hexadecimal to the kernel's pool and counts them as entropy.
+/// Adds hexadecimal bytes to the kernel's pool and counts them as entropy.
 pub(super) fn add_entropy(hex: &str) -> io::Result<()> {
     let bytes = from_hex(hex).ok_or(io::ErrorKind::InvalidData)?;
     if bytes.is_empty() {
@@ -76,7 +76,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
 }
 
-/// Brings up the loopback interface; the kernel gives it its addresses.
+/// Brings up the loopback interface; the kernel sets its addresses.
 pub(super) fn loopback_up() -> io::Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
     let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
@@ -90,28 +90,28 @@ pub(super) fn loopback_up() -> io::Result<()> {
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) })
 }
 
-/// Writes everything of the file system of `dir` to its disk, with a clean journal, and lets nothing more through.
+/// Freezes the file system of `dir`: writes everything to its disk, with a clean journal, and blocks further writes.
 pub(crate) fn freeze(dir: impl AsFd) -> io::Result<()> {
     // SAFETY: FIFREEZE takes no argument that is read.
     check(unsafe { libc::ioctl(dir.as_fd().as_raw_fd(), FIFREEZE, 0) })
 }
 
-/// Limits every process of the guest starts with: the kernel's own are those of 1999.
+/// Sets the resource limits that every process of the guest starts with; the kernel's own are from 1999.
 pub(super) fn limits() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(1024), maximum: Some(1 << 20) });
 }
 
-/// Gives the process a name for `ps`, and systemd: it leaves a process alone at shutdown whose first argument begins
+/// Sets the name of the process for `ps` and systemd, which at shutdown spares a process whose first argument begins
 /// with `@`, as this name must.
 pub(super) fn name_process(name: &'static CStr) {
-    // On the heap, for good: the kernel shows no memory there that is backed by a file, such as a constant.
+    // Leaked on the heap: the kernel does not show memory that is backed by a file, such as a constant.
     let bytes: &'static [u8] = Vec::leak(name.to_bytes_with_nul().to_vec());
     let (start, end) = (bytes.as_ptr(), bytes.as_ptr().wrapping_add(bytes.len()));
     let set = |option: libc::c_int, address: *const u8| {
         // SAFETY: PR_SET_MM moves what /proc/self/cmdline shows; the bytes live as long as the process.
         check(unsafe { libc::prctl(libc::PR_SET_MM, option, address as libc::c_ulong, 0, 0) })
     };
-    // The start has to stay below the end at each step, and which way the bytes lie from the stack is not known.
+    // The start must stay below the end at each step, and the position of the bytes relative to the stack is unknown.
     let start_first = set(libc::PR_SET_MM_ARG_START, start).and_then(|()| set(libc::PR_SET_MM_ARG_END, end));
     let done =
         start_first.or_else(|_| set(libc::PR_SET_MM_ARG_END, end).and_then(|()| set(libc::PR_SET_MM_ARG_START, start)));
@@ -123,7 +123,7 @@ pub(super) fn name_process(name: &'static CStr) {
     let _ = unsafe { libc::prctl(libc::PR_SET_NAME, plain) };
 }
 
-/// Forks. The child is `Ok(None)`.
+/// Forks. The child gets `Ok(None)`.
 pub(super) fn fork() -> io::Result<Option<rustix::process::Pid>> {
     // SAFETY: this process has one thread, so the child may do anything.
     match unsafe { libc::fork() } {

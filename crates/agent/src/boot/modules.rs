@@ -1,4 +1,4 @@
-//! Kernel modules of the initramfs: those of the drivers this machine needs, in the order of their names.
+//! Loads the kernel modules in the initramfs: the drivers that this machine needs, in the order of their names.
 
 use super::{device, say};
 use banger_proto::agent::{boot::MODULES_DIR, driver::DRIVERS};
@@ -12,8 +12,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Loads every driver this machine has something for. What the bus of devices is comes first, so which those are is known
-/// by then.
+/// Loads every driver that this machine has a device for. The drivers of the device bus come first, so that the devices
+/// are known afterwards.
 pub(super) fn load_all() {
     let drivers = sorted(Path::new(MODULES_DIR)).unwrap_or_default();
     for driver in drivers.iter().filter(|driver| is_needed(driver, device::is_there)) {
@@ -23,18 +23,19 @@ pub(super) fn load_all() {
     }
 }
 
-/// Loads one. A failure is reported and passed over: what misses it will fail by name.
+/// Loads one module. A failure is reported and ignored: whatever needs the module will fail by name.
 fn load(path: &Path) {
     let loaded =
         open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).and_then(|module| finit_module(&module, c"", 0));
     match loaded {
-        // The initramfs is memory: a module that is loaded need not be kept as a file, too.
+        // The initramfs is in memory, so the file of a loaded module is deleted.
         Ok(()) | Err(Errno::EXIST) => drop(fs::remove_file(path)),
         Err(error) => say(&format!("module {} does not load: {error}", path.display())),
     }
 }
 
-/// Whether a machine that has the devices `is_there` needs the driver in `directory`, which is `<number>-<driver>`.
+/// Whether a machine with the devices for which `is_there` holds needs the driver in `directory`, named
+/// `<number>-<driver>`.
 fn is_needed(directory: &Path, is_there: impl Fn(u16) -> bool) -> bool {
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
     let known = name.split_once('-').and_then(|(_, name)| DRIVERS.iter().find(|driver| driver.name == name));

@@ -1,4 +1,4 @@
-//! The kernel's own file systems: where they are mounted first, and how they get into the new root.
+//! Mounts the kernel's own file systems, and moves them to the new root.
 
 use super::{Attempt, BootError};
 use rustix::{
@@ -9,17 +9,17 @@ use rustix::{
 };
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-/// Where the new root is put together.
+/// Path at which the new root is assembled.
 pub(super) const NEW_ROOT: &str = "/banger/root";
-/// A directory of the initramfs that becomes `/run/initramfs` in the new root: `shutdown` in it is this program, which
-/// systemd runs when everything else is over, and `bin` the commands where the agent is process 1.
+/// Directory of the initramfs that becomes `/run/initramfs` in the new root: its `shutdown` is this program, which
+/// systemd runs at the very end, and `bin` has the commands for guests in which the agent is process 1.
 const HOOK: &str = "/banger/hook";
-/// Power commands where the agent is process 1; first in the default PATH of execs there.
+/// Directory of the power commands where the agent is process 1; first in the default PATH of execs there.
 pub(crate) const BIN: &str = "/run/initramfs/bin";
 
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
-/// `/dev`, `/proc` and `/sys` of the initramfs.
+/// Mounts `/dev`, `/proc` and `/sys` of the initramfs.
 pub(super) fn first() -> Result<(), BootError> {
     for (kind, mount_point, flags, data) in [
         ("devtmpfs", "/dev", MountFlags::NOSUID, c"mode=0755"),
@@ -28,7 +28,7 @@ pub(super) fn first() -> Result<(), BootError> {
     ] {
         make_dir(mount_point)?;
         match mount(kind, mount_point, kind, flags, data) {
-            // Some kernels mount devtmpfs by themselves.
+            // Some kernels mount devtmpfs themselves.
             Ok(()) | Err(Errno::BUSY) => {}
             Err(error) => return Err(error).attempt(|| format!("mounting {kind} at {mount_point}")),
         }
@@ -36,11 +36,11 @@ pub(super) fn first() -> Result<(), BootError> {
     Ok(())
 }
 
-/// Everything under the new root that is not a disk.
+/// Moves or mounts everything in the new root that is not a disk.
 pub(super) fn kernel_trees() -> Result<(), BootError> {
     let inside = |mount_point: &str| format!("{NEW_ROOT}{mount_point}");
     for mount_point in ["/dev", "/proc", "/sys", "/run"] {
-        // An image where one of these is a link would have us mount through it, out of the new root.
+        // If one of these were a link in the image, the mount would follow it out of the new root.
         let path = inside(mount_point);
         if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_dir()) {
             fs::remove_file(&path).attempt(|| format!("removing {mount_point}, which is no directory"))?;
@@ -65,12 +65,12 @@ pub(super) fn kernel_trees() -> Result<(), BootError> {
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
     ] {
-        // There already where the kernel's devtmpfs was prepared by somebody else.
+        // They may exist already in the kernel's devtmpfs.
         let _ = symlink(target, inside(&format!("/dev/{link}")));
     }
 
     let cgroup = inside("/sys/fs/cgroup");
-    // Mounted before systemd looks: it keeps a hierarchy that is there, and leaves groups alone it did not make.
+    // Mounted before systemd starts: it keeps an existing hierarchy, and leaves groups alone that it did not create.
     mount("cgroup2", &cgroup, "cgroup2", PLAIN, c"nsdelegate").attempt(|| "mounting cgroup2".to_owned())?;
     for group in ["/banger", "/banger/agent", "/banger/exec"] {
         make_dir(&format!("{cgroup}{group}"))?;
@@ -78,7 +78,7 @@ pub(super) fn kernel_trees() -> Result<(), BootError> {
     hook(&inside("/run/initramfs"))
 }
 
-/// Shows this program in the new root, without copying it.
+/// Binds this program into the new root, without copying it.
 fn hook(mount_point: &str) -> Result<(), BootError> {
     make_dir(HOOK)?;
     let program = format!("{HOOK}/shutdown");
@@ -88,7 +88,8 @@ fn hook(mount_point: &str) -> Result<(), BootError> {
     for name in ["poweroff", "reboot", "halt", "shutdown", "modprobe"] {
         symlink("../shutdown", format!("{bin}/{name}")).attempt(|| format!("linking {bin}/{name}"))?;
     }
-    // systemd moves the kernel's file systems and its own root there before it runs the hook, and makes no directories.
+    // systemd moves the kernel's file systems and its old root here before it runs the hook, and creates no
+    // directories.
     for mount_point in ["dev", "proc", "sys", "run", "oldroot"] {
         make_dir(&format!("{HOOK}/{mount_point}"))?;
     }
@@ -96,14 +97,14 @@ fn hook(mount_point: &str) -> Result<(), BootError> {
     mount_bind(HOOK, mount_point).attempt(|| format!("binding {mount_point}"))
 }
 
-/// Makes the new root the root of this process and, because process 1 shares it with them, of the kernel's helpers.
+/// Makes the new root the root of this process and, because they share it with process 1, of the kernel's helpers.
 pub(super) fn enter() -> Result<(), BootError> {
     chdir(NEW_ROOT).attempt(|| "entering the new root".to_owned())?;
     mount_move(".", "/").attempt(|| "moving the new root to /".to_owned())?;
     chroot(".").attempt(|| "changing the root".to_owned())?;
     chdir("/").attempt(|| "entering /".to_owned())?;
     if !Path::new("/sbin/modprobe").exists() {
-        // The kernel asks for modules by name; an image without the tool has ours.
+        // The kernel loads modules through this program; an image without it has ours.
         let _ = fs::write("/proc/sys/kernel/modprobe", format!("{BIN}/modprobe"));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The network card: address, route, size of packets. Over netlink, so no program of the image is needed.
+//! Configures the NIC: address, route and MTU, over netlink, so that no program of the image is needed.
 
 use banger_netlink::{
     Socket,
@@ -8,12 +8,12 @@ use banger_netlink::{
 use banger_proto::agent::boot::Network;
 use std::io;
 
-/// Configures the card. The kernel has it by now: its driver is built in or was loaded before.
+/// Configures the NIC. The kernel has found it by now: its driver is built in or was loaded before.
 pub(super) fn configure(network: &Network) -> io::Result<()> {
     let mut socket = Socket::route()?;
     let card = find(&link::list(&mut socket)?, network.mac.0)?;
     link::set_mtu(&mut socket, card, network.mtu)?;
-    // The address before the card is up: the kernel then announces it, and no neighbour asks in vain.
+    // The address is set before the NIC is up: the kernel then announces it, and no neighbor's request is lost.
     route::add_address(&mut socket, card, network.address, network.prefix)?;
     link::set_up(&mut socket, card)?;
     route::add_default(&mut socket, card, network.gateway)

@@ -27,16 +27,16 @@ use std::{ffi::CString, io, path::Path};
 
 const IMAGE: &str = "/banger/image";
 const WORK: &str = "/banger/work";
-/// A directory of the image with more than this stays on the overlay instead of being copied.
+/// Size limit of a directory that is copied from the image; a larger one stays on the overlay.
 const SEED_LIMIT: u64 = 64 << 20;
 
-/// What is left open of the root's parts.
+/// Open parts of the root.
 #[derive(Debug, Default)]
 pub(super) struct Root {
     pub(super) work: Option<OwnedFd>,
 }
 
-/// Mounts everything the configuration names below the new root.
+/// Mounts everything in the configuration below the new root.
 pub(super) fn assemble(config: &BootConfig, troubles: &mut Vec<String>) -> Result<Root, BootError> {
     make_dir(NEW_ROOT)?;
     let mut root = Root::default();
@@ -45,7 +45,7 @@ pub(super) fn assemble(config: &BootConfig, troubles: &mut Vec<String>) -> Resul
             Mount::Root { image, work, binds } => root.work = Some(mount_root(image, work, binds, troubles)?),
             Mount::Modules { device, release } => {
                 if let Err(error) = mount_modules(device, release) {
-                    // A guest without its module tree still runs; what needs a module says so.
+                    // A guest without its module tree still runs; whatever needs a module reports it.
                     super::say(&error.to_string());
                     troubles.push(error.to_string());
                 }
@@ -68,7 +68,7 @@ fn mount_root(image: &str, work: &str, binds: &[String], troubles: &mut Vec<Stri
         mount(device, mount_point, "ext4", flags, data).attempt(|| format!("mounting the disk {device}"))?;
     }
     if let Err(error) = grow::fill_disk(work, WORK) {
-        // A guest with less room than its disk has still runs.
+        // A guest whose file system is smaller than its disk still runs.
         super::say(&error.to_string());
         troubles.push(error.to_string());
     }
@@ -83,7 +83,7 @@ fn mount_root(image: &str, work: &str, binds: &[String], troubles: &mut Vec<Stri
         .attempt(|| "mounting the overlay".to_owned())?;
 
     bind_directories(binds, lower.as_fd(), troubles)?;
-    // Opened before the mounts go: a directory stays usable after its mount was detached.
+    // Opened before the mounts are detached: a directory stays usable afterwards.
     let work = fs::open(WORK, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .attempt(|| "opening the work disk".to_owned())?;
     for mount_point in [IMAGE, WORK] {
@@ -92,7 +92,7 @@ fn mount_root(image: &str, work: &str, binds: &[String], troubles: &mut Vec<Stri
     Ok(work)
 }
 
-/// The merged root takes owner and mode from the upper directory, so that has the image's.
+/// Creates the upper directory with the owner and mode of the image's root, because the merged root takes them from it.
 fn make_upper(lower: BorrowedFd<'_>) -> Result<(), BootError> {
     let upper = format!("{WORK}/overlay/upper");
     match fs::mkdir(&upper, Mode::from_raw_mode(0o755)) {
@@ -107,7 +107,8 @@ fn make_upper(lower: BorrowedFd<'_>) -> Result<(), BootError> {
         .attempt(|| format!("changing the owner of {upper}"))
 }
 
-/// Puts directories on the work disk, with what the image has in them the first time. One that fails stays on the overlay.
+/// Binds directories on the work disk into the root, filled with the image's content the first time. One that fails
+/// stays on the overlay.
 fn bind_directories(binds: &[String], lower: BorrowedFd<'_>, troubles: &mut Vec<String>) -> Result<(), BootError> {
     let mut trouble = |error: BootError| {
         super::say(&error.to_string());
@@ -144,13 +145,13 @@ fn bind_directories(binds: &[String], lower: BorrowedFd<'_>, troubles: &mut Vec<
     Ok(())
 }
 
-/// Where a directory's content is.
+/// State of a bound directory.
 enum BindState {
-    /// On the work disk, since an earlier boot.
+    /// On the work disk since an earlier boot.
     Existing,
-    /// On the work disk, without its name yet.
+    /// On the work disk, not yet under its name.
     Drafted,
-    /// Where the image has it.
+    /// Left on the overlay.
     OnOverlay,
 }
 
@@ -165,7 +166,7 @@ fn keep(path: &str, name: &str, lower: BorrowedFd<'_>, store: BorrowedFd<'_>) ->
     let from = match beneath::open(lower, Path::new(path), OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(from) => Some(from),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        // A link to a file, or a file: the image means something else by that name.
+        // A file, or a link to one: the name has another meaning in the image.
         Err(_) => return Ok(BindState::OnOverlay),
     };
     match seed::draft(store, name, from.as_ref().map(AsFd::as_fd), SEED_LIMIT).attempt(what)? {
@@ -188,7 +189,7 @@ fn dir(path: &str) -> Result<OwnedFd, BootError> {
         .attempt(|| format!("opening {path}"))
 }
 
-/// A name for exactly the directory that was opened.
+/// Returns a path of exactly the opened directory.
 fn by_descriptor(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

@@ -1,6 +1,6 @@
-//! Copies directories of the image to the work disk once, with everything that makes them those directories.
+//! Copies directories of the image to the work disk once, with all their metadata.
 //!
-//! Each is drafted under another name; all of them are written to the disk together, and only then they get their names.
+//! Each is drafted under another name; all of them are written to the disk together, and only then renamed.
 
 use rustix::{
     fd::{AsFd, BorrowedFd, OwnedFd},
@@ -9,23 +9,23 @@ use rustix::{
 };
 use std::{collections::HashMap, ffi::CStr, fs::File, io};
 
-/// How deep directories may nest.
+/// Maximum nesting of directories.
 const MAX_DEPTH: usize = 128;
-/// Largest extended attribute ext4 can give back, in bytes.
+/// Largest extended attribute that ext4 can return, in bytes.
 const MAX_XATTR: usize = 64 << 10;
-/// What a file counts for beyond its content, so that a million empty files are not a small directory.
+/// Size that a file counts for in addition to its content, so that a million empty files are not a small directory.
 const ENTRY_COST: u64 = 4096;
 
-/// What became of a directory.
+/// Result of a copy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seeded {
-    /// There is a draft of it.
+    /// A draft exists.
     Drafted,
-    /// It has more than the limit; nothing was made.
+    /// The directory is over the limit; nothing was created.
     TooLarge,
 }
 
-/// Drafts a copy of `from`, or an empty directory (0755) without one, that [`publish`] gives its `name` in `store`.
+/// Drafts a copy of `from`, or an empty directory (0755) without one, which [`publish`] renames to `name` in `store`.
 pub(super) fn draft(store: BorrowedFd<'_>, name: &str, from: Option<BorrowedFd<'_>>, limit: u64) -> io::Result<Seeded> {
     if let Some(from) = from
         && measure(from, limit, 0)? > limit
@@ -42,12 +42,13 @@ pub(super) fn draft(store: BorrowedFd<'_>, name: &str, from: Option<BorrowedFd<'
     Ok(Seeded::Drafted)
 }
 
-/// Gives every drafted directory its name.
+/// Renames every drafted directory to its name.
 pub(super) fn publish(store: BorrowedFd<'_>, names: &[String]) -> io::Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    // What a rename publishes must be on the disk before the name is. One flush for all: each costs the host one, too.
+    // The content must be on the disk before the name is. One flush for all of them, because each costs the host one,
+    // too.
     fs::syncfs(store)?;
     for name in names {
         fs::renameat(store, draft_name(name), store, name)?;
@@ -82,7 +83,7 @@ fn measure(dir: BorrowedFd<'_>, limit: u64, depth: usize) -> io::Result<u64> {
 /// A copy in progress.
 #[derive(Default)]
 struct Copy {
-    /// Files with several names: their inode, and a descriptor of the first copy's directory with the name in it.
+    /// Files with several links, by inode: an open directory of the first copy, and its name there.
     linked: HashMap<u64, (OwnedFd, std::ffi::CString)>,
 }
 
@@ -142,7 +143,7 @@ impl Copy {
     }
 }
 
-/// Owner, mode and times, in this order: a change of owner clears set-id bits.
+/// Sets owner, mode and times, in this order, because a change of owner clears set-id bits.
 fn set_metadata(fd: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
     let (uid, gid) = owner(stat);
     fs::fchown(fd, uid, gid)?;
@@ -234,7 +235,7 @@ mod tests {
         std::fs::hard_link(from.join("a"), from.join("sub/b")).unwrap();
         symlink("/etc/passwd", from.join("link")).unwrap();
         std::fs::set_permissions(&from, PermissionsExt::from_mode(0o710)).unwrap();
-        // A draft left behind by a crash is no obstacle.
+        // A draft left by a crash is no obstacle.
         std::fs::create_dir_all(store.join(".new-x/left/over")).unwrap();
 
         let (from_fd, store_fd) = (open(&from), open(&store));

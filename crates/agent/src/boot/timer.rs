@@ -1,27 +1,28 @@
-//! Whether there is a timer: without one this machine stands still, for good, the first time it has nothing to do. And
-//! whether it comes when it should.
+//! Checks that the machine's timer works: without one the machine stops for good the first time it is idle. Also checks
+//! that it is not late.
 //!
-//! A kernel measures how fast its processor's timer runs while it boots. In software emulation it measures nonsense where
-//! the host takes the processor away at that very moment. Either it finds the timer too slow and goes without it ("APIC
-//! frequency too slow, disabling apic timer"); QEMU's `microvm` with ACPI has no other one. Or it takes it for faster than it
-//! is, and whatever waits there for a second waits for two, as long as the machine runs. The next boot measures anew.
+//! A kernel measures the frequency of its processor's timer during boot. In software emulation the measurement is wrong
+//! if the host takes the processor away at that moment. Either the kernel finds the timer too slow and disables it
+//! ("APIC frequency too slow, disabling apic timer"), and QEMU's `microvm` with ACPI has no other one; or it takes the
+//! timer for faster than it is, and a wait of one second lasts two, as long as the machine runs. The next boot measures
+//! again.
 //!
-//! How fast it is has to be known to judge that: in QEMU's own emulation it counts nanoseconds (`hw/intc/apic.c`). The host
-//! knows that it is that, and how often it has tried: what it grants no further boot for is not judged. Nor is a timer that is
-//! set to a moment of the TSC (`lapic-deadline`, under KVM): it is not measured. One that was taken for slower than it is
-//! comes early and is set again, which is no harm.
+//! To judge this, the true frequency must be known: in QEMU's own emulation the timer counts nanoseconds
+//! (`hw/intc/apic.c`). The host knows whether this is the case, and how often it has rebooted: without a further boot
+//! there is no check. Nor is a timer checked that is set to a TSC deadline (`lapic-deadline`, under KVM), because it is
+//! not measured. A timer that was taken for slower than it is fires early and is set again, which does no harm.
 
 use super::phases::boottime_ms;
 use std::fs;
 
-/// How long a timer that has never been heard of may take: many periods of the slowest there is, of 10 ms.
+/// Time for which a timer without any interrupt is watched: many periods of the slowest there is, of 10 ms.
 const PROBE_MS: u64 = 100;
 
-/// Whether this machine's timer interrupts its processor. Where that cannot be told, it does.
+/// Whether this machine's timer interrupts its processor; also if that cannot be determined.
 pub(super) fn is_there() -> bool {
     let end = boottime_ms() + PROBE_MS;
     while interrupts() == Some(0) {
-        // Not a pause, which might never end.
+        // A sleep might never end.
         if boottime_ms() >= end {
             return false;
         }
@@ -30,20 +31,20 @@ pub(super) fn is_there() -> bool {
     true
 }
 
-/// Counts of that timer in a nanosecond, as a kernel writes them down (`mult` for a `shift` of 32): Linux has it count every
-/// sixteenth.
+/// Counts of the emulated timer per nanosecond, as the kernel stores them (`mult` for a `shift` of 32): Linux lets it
+/// count every sixteenth.
 const EXACT: u64 = 1 << 28;
 const SHIFT: u64 = 32;
-/// How much more is wrong, in percent: what a busy host does at any time is less.
+/// Deviation that is an error, in percent; a busy host always causes less.
 const TOLERANCE_PERCENT: u64 = 25;
 
-/// Whether what waits for this machine's timer, which counts nanoseconds, waits far too long. Where that cannot be told, it
-/// does not.
+/// Whether waits for this machine's timer, which counts nanoseconds, last far too long; not if that cannot be
+/// determined.
 pub(super) fn is_late() -> bool {
     fs::read_to_string("/proc/timer_list").is_ok_and(|list| is_late_in(&list))
 }
 
-/// The same of the local timers, of all processors, in what `/proc/timer_list` says.
+/// Whether one of the local timers of all processors in `/proc/timer_list` is late.
 fn is_late_in(list: &str) -> bool {
     let devices = list.split("Clock Event Device: ").skip(1);
     devices.filter(|device| device.lines().next().is_some_and(|name| name.trim() == "lapic")).any(|device| {
@@ -56,12 +57,12 @@ fn is_late_in(list: &str) -> bool {
     })
 }
 
-/// How often it has done so.
+/// Returns the number of timer interrupts so far.
 fn interrupts() -> Option<u64> {
     counted(&fs::read_to_string("/proc/interrupts").ok()?)
 }
 
-/// The interrupts of local timers, of all processors, in what `/proc/interrupts` says (proc(5)).
+/// Sums the local timer interrupts of all processors in `/proc/interrupts` (proc(5)).
 fn counted(interrupts: &str) -> Option<u64> {
     let line = interrupts.lines().find_map(|line| line.trim_start().strip_prefix("LOC:"))?;
     Some(line.split_whitespace().map_while(|word| word.parse::<u64>().ok()).sum())
@@ -84,7 +85,7 @@ mod tests {
         assert_eq!(counted(""), None);
     }
 
-    /// What a kernel says of one processor's timer.
+    /// Text of the kernel about one processor's timer.
     fn device(name: &str, mult: u64, shift: u64) -> String {
         format!(
             "Tick Device: mode:     1\nPer CPU device: 0\nClock Event Device: {name}\n max_delta_ns:   2199023255551\n \
@@ -104,7 +105,7 @@ mod tests {
         for percent in [0, 30, 70, 100, 111, 125] {
             assert!(!late(&[lapic(percent)]), "{percent} %");
         }
-        // Another device, another scale, or nothing that can be read.
+        // Another device, another scale, or unreadable text.
         for other in ["lapic-deadline", "hpet", "pit", "<NULL>"] {
             assert!(!late(&[device(other, 5 * EXACT, SHIFT)]), "{other}");
         }

@@ -1,6 +1,6 @@
-//! What the host hears without asking: one JSON object a line on a stream the agent opens.
+//! Announcements to the host: one JSON object a line, on a stream that the agent opens.
 //!
-//! A new session hears everything again, in order; nothing is said twice in one session.
+//! A new session gets all events again, in order; no event is sent twice in one session.
 
 use super::Context;
 use crate::boot;
@@ -22,30 +22,30 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Pause before another attempt to reach a host that has no ear yet.
+/// Pause before another attempt to reach a host that does not listen yet.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long systemd may take to be up.
+/// Time limit for systemd to finish booting.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 
-/// There as soon as systemd takes requests.
+/// Socket that exists as soon as systemd accepts requests.
 pub(super) const SYSTEMD_SOCKET: &str = "/run/systemd/private";
 
-/// The lines said so far, and whoever waits for more of them.
+/// The events so far, as lines, and the tasks that wait for more.
 #[derive(Debug)]
 pub(super) struct Announcer {
     lines: RefCell<Vec<String>>,
     more: Notify,
     delivered: Notify,
-    /// Words about the guest's end so far.
+    /// Number of power events so far.
     power_events: Cell<usize>,
-    /// How many of them the present session's host has on record.
+    /// Number of power events that the current session's host has recorded.
     acknowledged: watch::Sender<usize>,
-    /// Lines the present session has heard.
+    /// Number of lines sent in the current session.
     sent_lines: Cell<usize>,
 }
 
 impl Announcer {
-    /// One whose first word is `event`.
+    /// Creates an announcer with `event` as its first event.
     pub(super) fn new(event: &GuestEvent) -> Self {
         let announcer = Self::empty();
         announcer.announce(event);
@@ -63,7 +63,7 @@ impl Announcer {
         }
     }
 
-    /// Says one thing to this host and every later one.
+    /// Announces an event in this session and in every later one.
     pub(super) fn announce(&self, event: &GuestEvent) {
         let Ok(mut line) = serde_json::to_string(event) else { return };
         if line.len() >= MAX_LINE {
@@ -74,8 +74,8 @@ impl Announcer {
         self.more.notify_one();
     }
 
-    /// Says how the guest goes down and waits for the host to have it on record, a while at most. An acknowledgement that
-    /// comes later is not the next word's.
+    /// Announces how the guest goes down, and waits up to `limit` for the host to record it. A later acknowledgement
+    /// does not count for the next power event.
     pub(super) async fn announce_power(&self, event: &GuestEvent, limit: Duration) -> bool {
         let number = self.power_events.get() + 1;
         self.power_events.set(number);
@@ -88,7 +88,7 @@ impl Announcer {
         self.acknowledged.send_modify(|acknowledged| *acknowledged += 1);
     }
 
-    /// Done once everything said was written to a host.
+    /// Completes once all events were written to a host.
     pub(super) async fn delivered(&self) {
         self.delivered.notified().await;
     }
@@ -108,7 +108,7 @@ impl Announcer {
     async fn run(&self, stream: Stream) {
         let (answers, mut output) = tokio::io::split(stream);
         let mut answers = BufReader::new(answers);
-        // All lines are said again, and acknowledged again.
+        // All lines are sent again, and acknowledged again.
         self.sent_lines.set(0);
         self.acknowledged.send_replace(0);
         let write = async {
@@ -144,7 +144,7 @@ impl Announcer {
     }
 }
 
-/// Waits until the image's init says that it is up, and passes its word on.
+/// Waits until the image's init has finished booting, and announces the state it reports.
 pub(super) async fn watch_init(context: Rc<Context>) {
     use banger_proto::agent::boot::Init;
     if context.guest.init == Init::Agent {
@@ -154,12 +154,12 @@ pub(super) async fn watch_init(context: Rc<Context>) {
     context.announcer.announce(&GuestEvent::Booted { state });
 }
 
-/// systemd's word for its state once it has left `starting`; `unknown` for any other init.
+/// Returns systemd's state once it has left `starting`; `unknown` for any other init.
 async fn systemd_state() -> String {
     if !boot::is_systemd() {
         return "unknown".to_owned();
     }
-    // Asking before it listens would cost a process for nothing.
+    // Asking before it listens would only waste a process.
     while !Path::new(SYSTEMD_SOCKET).exists() {
         sleep(PAUSE).await;
     }

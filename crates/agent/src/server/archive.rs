@@ -1,7 +1,7 @@
-//! `/archive`: trees in and out as tar streams.
+//! `/archive`: trees as tar streams, in both directions.
 //!
-//! The tar work is blocking and sits in a thread of its own; a short queue of chunks joins it to the stream, so memory is
-//! bounded and a slow peer slows the disk down.
+//! The tar work blocks and runs in a thread of its own; a short queue of chunks connects it to the stream, so that
+//! memory is bounded and a slow peer slows down the disk.
 
 mod keep_mtime;
 mod pack;
@@ -23,7 +23,7 @@ use tokio::task::spawn_blocking;
 use unpack::OverwritePolicy;
 pub(super) use unpack::open_base;
 
-/// `GET`: the file or directory as a tar stream.
+/// `GET`: packs the file or directory as a tar stream.
 pub(super) fn pack(uri: &Uri, in_use: InUse) -> Result<Response<Body>, Failure> {
     let path = path_of(uri)?;
     let root = pack::Root::find(&path).map_err(|error| about(&path, &error))?;
@@ -55,7 +55,7 @@ pub(super) async fn unpack(request: Request<Incoming>) -> Result<Response<Body>,
     }
 }
 
-/// Unpacks a stream as the user this thread is; whatever is in its way goes.
+/// Unpacks a stream as the user of this thread; whatever is in its way is removed.
 pub(super) fn unpack_over(base: &OwnedFd, from: BodyReader) -> Result<(), Failure> {
     Ok(unpack::unpack(base, from, OverwritePolicy::Replace)?)
 }
@@ -69,7 +69,7 @@ fn about(path: &std::path::Path, error: &io::Error) -> Failure {
     Failure::caused_by(code, format!("cannot open {} in the guest", path.display()), error)
 }
 
-/// The absolute path in the query, percent-decoded: any bytes a path may have.
+/// Returns the absolute path in the query, percent-decoded: any bytes that a path may have.
 fn path_of(uri: &Uri) -> Result<PathBuf, Failure> {
     let bytes = query(uri, "path").filter(|bytes| bytes.first() == Some(&b'/') && !bytes.contains(&0));
     bytes
@@ -77,7 +77,7 @@ fn path_of(uri: &Uri) -> Result<PathBuf, Failure> {
         .ok_or_else(|| Failure::new(Code::Invalid, "archive wants ?path=/an/absolute/path"))
 }
 
-/// A value in the query, percent-decoded: any bytes.
+/// Returns a value in the query, percent-decoded: any bytes.
 pub(super) fn query(uri: &Uri, key: &str) -> Option<Vec<u8>> {
     let mut pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
     pairs.find_map(|(name, value)| (name == key).then(|| decode(value)))?

@@ -1,4 +1,4 @@
-//! Response bodies: a piece of memory, or pieces that another thread makes.
+//! Response bodies: bytes in memory, or chunks from another thread.
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
@@ -9,12 +9,12 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// The body of every response.
+/// Body of every response.
 #[derive(Debug)]
 pub(super) enum Body {
-    /// All of it.
+    /// The whole body.
     Whole(Bytes),
-    /// What arrives; an error breaks the response off, so that it cannot be taken for a whole one.
+    /// Chunks; an error breaks the response off, so that it cannot be taken for a whole one.
     Pieces(mpsc::Receiver<io::Result<Bytes>>),
 }
 

@@ -15,10 +15,10 @@ use tokio::{
     task::spawn_local,
 };
 
-/// Bytes that are carried at once, either way.
+/// Buffer size of each direction, in bytes.
 const CHUNK: usize = 32 << 10;
 
-/// Connects and answers 200; what follows on the stream is the connection.
+/// Connects and answers 200; the stream then carries the connection.
 pub(super) async fn open(context: &Rc<Context>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
     let authority = request.uri().authority().filter(|authority| authority.host() == "127.0.0.1");
     let port = authority
@@ -40,7 +40,7 @@ pub(super) async fn open(context: &Rc<Context>, request: Request<Incoming>) -> R
     Ok(status(StatusCode::OK))
 }
 
-/// The loopback address, the old one first: a server may have bound either.
+/// Connects to loopback, IPv4 first: a server may have bound either.
 async fn dial(port: u16) -> std::io::Result<TcpStream> {
     match TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await {
         Ok(stream) => Ok(stream),
@@ -51,7 +51,7 @@ async fn dial(port: u16) -> std::io::Result<TcpStream> {
 async fn relay(mut stream: Stream, early: &[u8], mut target: TcpStream) {
     let _ = target.set_nodelay(true);
     if target.write_all(early).await.is_ok() {
-        // Each half closes by itself; an error on either side resets both, by being dropped.
+        // Each half closes by itself; an error on either side resets both when they are dropped.
         let _ = copy_bidirectional_with_sizes(&mut stream, &mut target, CHUNK, CHUNK).await;
     }
 }

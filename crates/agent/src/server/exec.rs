@@ -37,12 +37,12 @@ use std::{rc::Rc, time::Duration};
 use tokio::task::spawn_local;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// Silence after which output pipes that somebody else still holds open count as ended.
+/// Silence after which output pipes that other processes hold open count as ended.
 const LINGER: Duration = Duration::from_millis(200);
-/// Time between the group's HUP and the end of everything in its cgroup, once the client is gone.
+/// Time between the group's HUP and the KILL of everything in its cgroup, after the client is gone.
 const KILL_DELAY: Duration = Duration::from_secs(10);
 
-/// Answers the WebSocket handshake; the rest happens on the stream.
+/// Answers the WebSocket handshake; the session then runs on the stream.
 pub(super) fn upgrade(context: Rc<Context>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
     let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
     let lists = |name: HeaderName, word: &str| {

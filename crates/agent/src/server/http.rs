@@ -1,4 +1,4 @@
-//! The routes.
+//! Routes of the agent's HTTP server.
 
 use super::{Context, archive, body::Body, connect, exec, ports, power, stats, workspace};
 use crate::boot::boottime_ms;
@@ -27,7 +27,7 @@ pub(super) async fn serve(context: Rc<Context>, stream: Stream) {
     });
     let connection =
         http1::Builder::new().max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), service).with_upgrades();
-    // A client that breaks the protocol or the stream harms nobody else, and there is nobody to tell.
+    // A client that breaks the protocol or the stream harms nobody else, and there is nobody to report to.
     let _ = connection.await;
 }
 
@@ -81,14 +81,14 @@ async fn read_json<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T,
     serde_json::from_slice(&bytes).map_err(|error| Failure::caused_by(Code::Invalid, "the body does not parse", &error))
 }
 
-/// A response without a body.
+/// Builds a response without a body.
 pub(super) fn status(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::Whole(bytes::Bytes::new()));
     *response.status_mut() = status;
     response
 }
 
-/// A response with a body.
+/// Builds a response with a JSON body.
 pub(super) fn json<T: Serialize>(code: StatusCode, value: &T) -> Result<Response<Body>, Failure> {
     let bytes = serde_json::to_vec(value)
         .map_err(|error| Failure::caused_by(Code::Internal, "the answer cannot be written", &error))?;

@@ -1,8 +1,8 @@
 //! The guest's end of the virtio-serial port, as a byte pipe.
 //!
-//! Opened O_NONBLOCK: a blocking write spins the processor in the kernel while the host is away. While it is away a read
-//! gives 0 bytes at once, a write takes none, and the port polls as hung up, so none of that means an end here: it is looked
-//! at again a little later.
+//! It is opened with O_NONBLOCK, because a blocking write spins in the kernel while the host is away. Meanwhile a read
+//! returns 0 bytes at once, a write accepts none, and the port polls as hung up. So none of these means an end here:
+//! the port is tried again a little later.
 
 use super::pollable::Pipe;
 use banger_proto::agent::link::PORT_NAME;
@@ -19,21 +19,21 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// How long a port without a host is left alone.
+/// Pause before a port without a host is tried again.
 const ABSENCE: Duration = Duration::from_millis(50);
 const PORTS: &str = "/sys/class/virtio-ports";
 
-/// The open port.
+/// An open port.
 #[derive(Debug)]
 pub(super) struct Port {
     pipe: Pipe,
-    /// What reading waits for, and what writing does, while the host is away.
+    /// Timers of reading and of writing, while the host is away.
     absence: [Absence; 2],
 }
 
 type Absence = Option<Pin<Box<Sleep>>>;
 
-/// Waits until the absence that was seen last is over.
+/// Waits for the end of the current pause.
 fn poll_over(absence: &mut Absence, cx: &mut Context<'_>) -> Poll<()> {
     if let Some(sleep) = absence {
         ready!(sleep.as_mut().poll(cx));
@@ -43,7 +43,7 @@ fn poll_over(absence: &mut Absence, cx: &mut Context<'_>) -> Poll<()> {
 }
 
 impl Port {
-    /// Waits until the port is there and opens it.
+    /// Waits until the port exists and opens it.
     pub(super) async fn open(patience: Duration) -> io::Result<Self> {
         let deadline = Instant::now() + patience;
         loop {
@@ -60,7 +60,7 @@ impl Port {
     }
 }
 
-/// The device node of the port with our name.
+/// Returns the device node of the port with our name.
 fn find(class: &Path) -> io::Result<PathBuf> {
     for entry in fs::read_dir(class)? {
         let entry = entry?;
@@ -111,8 +111,8 @@ mod tests {
     use super::*;
     use std::os::fd::AsRawFd;
 
-    /// A reader of a FIFO is what a port is: while there is no writer a read gives nothing at once and it is hung up, and
-    /// with the next writer it is not.
+    /// A FIFO reader behaves like a port: without a writer a read returns nothing at once and polls as hung up; with
+    /// the next writer it does not.
     #[tokio::test]
     async fn one_whose_host_has_come_back_is_not_read_over_and_over() {
         use std::{future::poll_fn, io::Write as _, os::unix::fs::OpenOptionsExt as _};
@@ -125,7 +125,7 @@ mod tests {
         let mut bytes = [0; 8];
         writer().write_all(b"one").unwrap();
         assert_eq!(tokio::io::AsyncReadExt::read(&mut port, &mut bytes).await.unwrap(), 3);
-        // Its host is away: that is seen, and waited for.
+        // The host is away, which is noticed and waited for.
         let mut buffer = ReadBuf::new(&mut bytes);
         assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut port).poll_read(cx, &mut buffer))).await.is_pending());
         let mut back = writer();
@@ -153,8 +153,8 @@ mod tests {
         assert_eq!(set, 0);
     }
 
-    /// A connection that is full and polls as an error is what a port is whose host is away: it takes nothing, and the
-    /// runtime takes it for hung up.
+    /// A full connection in an error state behaves like a port without a host: it accepts nothing, and the runtime
+    /// takes it for hung up.
     #[tokio::test]
     async fn one_whose_host_is_away_is_not_written_over_and_over() {
         use std::{
@@ -168,14 +168,14 @@ mod tests {
         let mut host = listener.accept().unwrap().0;
         ours.set_nonblocking(true).unwrap();
         set(&ours, libc::SO_SNDBUF, 32 << 10);
-        // Word of what was sent is kept, and is an error as long as nobody takes it.
+        // Timestamps of sent data are kept, and poll as an error until they are read.
         let word = libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_TX_ACK | libc::SOF_TIMESTAMPING_TX_SCHED;
         set(&ours, libc::SO_TIMESTAMPING, word);
         ours.write_all(b"x").unwrap();
         let mut port = Port { pipe: Pipe::new(ours.into()).unwrap(), absence: [None, None] };
         let bytes = vec![0; 64 << 10];
         let mut sent = 1;
-        // Until it is full, and that is seen.
+        // Until it is full, which is noticed.
         while let Ok(count) =
             tokio::time::timeout(ABSENCE * 4, poll_fn(|cx| Pin::new(&mut port).poll_write(cx, &bytes))).await
         {

@@ -1,4 +1,4 @@
-//! Descriptors that do not block, as byte pipes the runtime waits on.
+//! Non-blocking descriptors as byte pipes of the runtime.
 #![expect(unsafe_code, reason = "the runtime's promise about descriptors has to be given by hand")]
 
 use rustix::{
@@ -12,13 +12,13 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, unix::AsyncFd};
 
-/// Registers a descriptor that does not block.
+/// Registers a non-blocking descriptor.
 pub(super) fn pollable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is one open descriptor until it is dropped, and the result owns it.
     Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
-/// One that is read and written.
+/// A descriptor that is read and written.
 #[derive(Debug)]
 pub(super) struct Pipe(AsyncFd<OwnedFd>);
 
@@ -27,8 +27,8 @@ impl Pipe {
         pollable(fd).map(Self)
     }
 
-    /// Reads all there is, as far as the buffer has room: one read gives one of a device's buffers, a page. 0 is whatever
-    /// the descriptor means by it.
+    /// Reads all available data, up to the buffer's size: one read returns one of the device's buffers, a page. The
+    /// meaning of 0 depends on the descriptor.
     pub(super) fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = buf.filled().len();
         loop {
@@ -50,7 +50,7 @@ impl Pipe {
                 Err(Errno::AGAIN) => guard.clear_ready(),
                 Err(error) if count == 0 => return Poll::Ready(Err(error.into())),
                 Ok(()) if count == 0 => return Poll::Ready(Ok(0)),
-                // What there is goes first; the end, or the error, is met again.
+                // The data comes first; the end or the error will be met again.
                 _ => {}
             }
             if count > 0 {
@@ -62,8 +62,8 @@ impl Pipe {
         }
     }
 
-    /// Writes what there is room for. 0 of something is an other end that is away: it is watched for anew, and may be as
-    /// far away as before.
+    /// Writes as much as there is room for. 0 means that the other end is away: the descriptor is registered again, and
+    /// the other end may still be away.
     pub(super) fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
@@ -83,11 +83,11 @@ impl Pipe {
         }
     }
 
-    /// What was hung up once is so for good as far as the runtime knows, and would be tried again and again. A device's
-    /// other end can come back.
+    /// Registers the descriptor again. For the runtime a hang-up is permanent, and it would retry again and again, but
+    /// the other end of a device can come back.
     fn watch_anew(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         self.0 = pollable(self.0.get_ref().try_clone()?)?;
-        // Who waits for the other direction waited for the watch that has ended. It is the same task: one drives both.
+        // The waiter of the other direction was registered with the old one. It is the same task: one drives both.
         cx.waker().wake_by_ref();
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `GET /ports`: who listens in the guest.
+//! `GET /ports`: listening sockets of the guest.
 
 use banger_proto::agent::http::Port;
 use std::{
@@ -7,9 +7,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// Sockets that are listed, at most.
+/// Most sockets that are listed.
 const MAX_PORTS: usize = 4096;
-/// `TCP_LISTEN`, and what `/proc/net/udp` shows for a socket that is bound and not connected (`TCP_CLOSE`).
+/// `TCP_LISTEN`, and the state in `/proc/net/udp` of a socket that is bound and not connected (`TCP_CLOSE`).
 const TABLES: [(&str, &str, &str); 4] = [
     ("tcp", "/proc/net/tcp", "0A"),
     ("tcp", "/proc/net/tcp6", "0A"),
@@ -17,7 +17,7 @@ const TABLES: [(&str, &str, &str); 4] = [
     ("udp", "/proc/net/udp6", "07"),
 ];
 
-/// All listening sockets, sorted.
+/// Lists all listening sockets, sorted.
 pub(super) fn list() -> Vec<Port> {
     let mut found = Vec::new();
     for (protocol, path, state) in TABLES {
@@ -44,7 +44,7 @@ pub(super) fn list() -> Vec<Port> {
     ports
 }
 
-/// Address, port and inode of one line, if it is in `state`.
+/// Parses address, port and inode of one line, if the socket is in `state`.
 fn entry(line: &str, state: &str) -> Option<(IpAddr, u16, u64)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     if *fields.get(3)? != state {
@@ -54,7 +54,7 @@ fn entry(line: &str, state: &str) -> Option<(IpAddr, u16, u64)> {
     Some((parse_address(address)?, u16::from_str_radix(port, 16).ok()?, fields.get(9)?.parse().ok()?))
 }
 
-/// Words of 32 bits in the processor's own byte order, each printed as a number.
+/// Parses an address: 32-bit words in the processor's byte order, each printed as a number.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let word = |at: usize| Some(u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
     match text.len() {
@@ -70,7 +70,7 @@ fn parse_address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Which process holds which socket; the first one found, where several do.
+/// Maps sockets to the process that holds them; the first one found, if there are several.
 fn owners() -> HashMap<u64, u32> {
     let mut owners = HashMap::new();
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {

@@ -23,16 +23,16 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// How long the host may take to have the last word on record.
+/// Time limit for the host to record how the guest goes down.
 pub(crate) const ACKNOWLEDGEMENT: Duration = Duration::from_secs(2);
-/// The grace of a power command typed in the guest.
+/// Grace period of a power command that is typed in the guest.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often the remaining processes are counted.
+/// Interval at which the remaining processes are counted.
 const PERIOD: Duration = Duration::from_millis(10);
 
-/// `POST /shutdown`: returns once everything written so far is on disk and the rest has begun. Where it had begun before,
-/// by whoever's word, it goes on as it was: what was written meanwhile is on disk all the same. Only a power-off that the
-/// host asks for makes one of a reboot, as long as the machine has not been reset.
+/// `POST /shutdown`: returns once everything written so far is on disk and the shutdown has begun. A shutdown that had
+/// already begun, whoever asked for it, continues unchanged; what was written meanwhile is on disk all the same. Only a
+/// power-off by the host replaces a reboot, as long as the machine has not been reset.
 pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) {
     let is_first = !context.going_down.replace(true);
     if shutdown.verb == Power::Poweroff {
@@ -40,7 +40,7 @@ pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) {
     }
     let (verb, grace) = (shutdown.verb, shutdown.grace());
     let (done, written) = oneshot::channel();
-    // A task of its own: whoever asked may leave before the disk has everything, and the guest goes down all the same.
+    // A task of its own: the client may leave before the disk has everything, and the guest goes down all the same.
     spawn_local(async move {
         if context.guest.runs_in == RunsIn::Machine {
             sync().await;
@@ -53,8 +53,8 @@ pub(super) async fn begin(context: Rc<Context>, shutdown: &Shutdown) {
     let _ = written.await;
 }
 
-/// Writes everything to the disk, in a thread of its own: a slow disk must not silence the agent, and those of the pool
-/// belong to copies for as long as whoever copies likes.
+/// Writes everything to the disk, in a thread of its own: a slow disk must not block the agent, and the threads of the
+/// pool are occupied by copies as long as their clients like.
 async fn sync() {
     let (done, written) = oneshot::channel();
     let thread = thread::Builder::new().name("sync".to_owned()).spawn(move || {
@@ -65,12 +65,12 @@ async fn sync() {
         Ok(_) => {
             let _ = written.await;
         }
-        // A guest that has no thread left: better silent for a while than without what it wrote.
+        // Without a thread to spare, the agent had better block than lose data.
         Err(_) => rustix::fs::sync(),
     }
 }
 
-/// Power signals from process 1: our own passes on what was asked of it, and systemd's last program is our hook.
+/// Handles power signals from process 1: our own forwards requests, and systemd's last program is our hook.
 pub(super) async fn on_signals(context: Rc<Context>) {
     let stream = |verb| signal(SignalKind::from_raw(boot::power_signal(verb)));
     let (Ok(mut off), Ok(mut again)) = (stream(Power::Poweroff), stream(Power::Reboot)) else {
@@ -83,7 +83,7 @@ pub(super) async fn on_signals(context: Rc<Context>) {
             _ = again.recv() => Power::Reboot,
         };
         match context.guest.init {
-            // The hook's: whatever was asked for before, this is what systemd did.
+            // From the hook: whatever was asked for before, this is what systemd did.
             Init::Image => last_word(&context, verb).await,
             Init::Agent | Init::Auto if !context.going_down.replace(true) => {
                 let context = Rc::clone(&context);
@@ -102,7 +102,8 @@ async fn go_down(context: &Context, verb: Power, grace: Duration) {
             std::process::exit(0);
         }
         (RunsIn::Machine, Init::Image) if boot::is_systemd() => {
-            // Before systemd listens it has no signal handlers either, and process 1 without a handler hears nothing.
+            // Before systemd listens it has no signal handlers either, and the kernel drops signals to a process 1
+            // without handlers.
             while !Path::new(SYSTEMD_SOCKET).exists() {
                 sleep(PERIOD).await;
             }
@@ -119,7 +120,7 @@ async fn go_down(context: &Context, verb: Power, grace: Duration) {
     }
 }
 
-/// Freezes the disk, reports and resets. Does not return.
+/// Freezes the disk, reports and resets the machine. Does not return.
 async fn last_word(context: &Context, verb: Power) {
     if let Some(work) = &context.guest.work
         && let Err(error) = boot::freeze(work)
@@ -131,16 +132,16 @@ async fn last_word(context: &Context, verb: Power) {
     boot::reset()
 }
 
-/// A last word.
+/// A report of how the guest goes down.
 struct Said {
     verb: Power,
-    /// Whether the host has it on record.
+    /// Whether the host has recorded it.
     is_known: bool,
 }
 
-/// Says how the guest goes down and how long that may take, and gives what was said. A host that wants it off would find a
-/// fresh guest in place of one that rebooted, and end it by force: its word outranks, also one that comes while another is
-/// said. The caller does not wait before it acts on this.
+/// Reports how the guest goes down and how long that may take, and returns the report. The host's request for a
+/// power-off outranks a reboot, even if it comes during the report: otherwise the host would find a rebooted guest and
+/// end it by force. The caller acts on the result at once.
 async fn report(context: &Context, verb: Power, within: Duration) -> Said {
     let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
     let (mut said, mut is_known) = (None, false);
@@ -164,15 +165,15 @@ fn signal_init(verb: Power) {
     }
 }
 
-/// Has the image's init stop everything. A machine that is reset ends under every monitor, one that powers off only under
-/// some, and a host that knows the word does not ask how it ended.
+/// Lets the image's init stop everything. A reset ends the machine under every VMM, a power-off only under some, and a
+/// host that has recorded the report does not ask how the machine ended.
 async fn run_power_command(said: &Said) {
     if run_first(commands(said), exec::DEFAULT_PATH).await.is_none() {
         boot::say("the image's init cannot be told to stop");
     }
 }
 
-/// What may be asked of it, the best first: an image need not have both, or its init not heed both.
+/// Returns the commands to try, the best first: an image may lack one, or its init may ignore one.
 fn commands(said: &Said) -> &'static [&'static str] {
     match said.verb {
         Power::Reboot => &["reboot"],
@@ -181,7 +182,7 @@ fn commands(said: &Said) -> &'static [&'static str] {
     }
 }
 
-/// Runs the first of them that works, and says which.
+/// Runs the first command that works, and returns it.
 async fn run_first<'a>(commands: &[&'a str], path: &str) -> Option<&'a str> {
     for command in commands {
         match tokio::process::Command::new(command).env("PATH", path).stdin(Stdio::null()).status().await {
@@ -193,7 +194,7 @@ async fn run_first<'a>(commands: &[&'a str], path: &str) -> Option<&'a str> {
     None
 }
 
-/// TERM for everybody, time to heed it, then KILL.
+/// Sends TERM to all processes, waits, then sends KILL.
 async fn end_processes(grace: Duration) {
     for (signal, patience) in [(libc::SIGTERM, grace), (libc::SIGKILL, Duration::from_secs(2))] {
         if others() == 0 {
@@ -202,7 +203,7 @@ async fn end_processes(grace: Duration) {
         // SAFETY: kill has no memory to be wrong about; -1 spares process 1 and this one.
         unsafe {
             libc::kill(-1, signal);
-            // A stopped process would not see TERM.
+            // A stopped process would not handle TERM.
             libc::kill(-1, libc::SIGCONT);
         }
         let deadline = Instant::now() + patience;
@@ -212,7 +213,7 @@ async fn end_processes(grace: Duration) {
     }
 }
 
-/// Processes that are neither the kernel's, nor process 1, nor this one, nor dead.
+/// Counts the processes other than the kernel's, process 1, this one, and zombies.
 fn others() -> usize {
     let own = std::process::id();
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -223,7 +224,7 @@ fn others() -> usize {
         .count()
 }
 
-/// From `/proc/<pid>/stat`: the name is in parentheses and may hold anything; then state, parent, …, and the flags.
+/// Parses `/proc/<pid>/stat`: the name is in parentheses and may hold anything; then state, parent, …, and the flags.
 fn is_alive_in_user_space(stat: &str) -> bool {
     const PF_KTHREAD: u32 = 0x0020_0000;
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

@@ -1,4 +1,4 @@
-//! `GET /stats`: what `/proc` says about the machine.
+//! `GET /stats`: figures about the machine from `/proc`.
 
 use banger_proto::agent::http::Stats;
 use std::{fs, io};
@@ -6,7 +6,7 @@ use std::{fs, io};
 /// Milliseconds of one tick of `/proc/stat` (USER_HZ is 100 on every Linux).
 const TICK_MS: u64 = 10;
 
-/// Reads the figures; `sessions` are the server's to count.
+/// Reads the figures; the server counts `sessions`.
 pub(super) fn read(sessions: u32) -> io::Result<Stats> {
     let (stat, memory, load) =
         (fs::read_to_string("/proc/stat")?, fs::read_to_string("/proc/meminfo")?, fs::read_to_string("/proc/loadavg")?);
@@ -22,7 +22,7 @@ pub(super) fn read(sessions: u32) -> io::Result<Stats> {
     })
 }
 
-/// user, nice, system, irq, softirq and steal; neither idle nor iowait, and guest time is in user already.
+/// Sums user, nice, system, irq, softirq and steal; neither idle nor iowait, and guest time is in user already.
 fn busy_ticks(stat: &str) -> u64 {
     let fields = stat.lines().find_map(|line| line.strip_prefix("cpu ")).unwrap_or_default();
     let ticks: Vec<u64> = fields.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
@@ -34,7 +34,7 @@ fn kilobytes(meminfo: &str, key: &str) -> u64 {
     line.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// The fourth field of `/proc/loadavg` is `runnable/all`.
+/// Returns the number of running processes: the fourth field of `/proc/loadavg` is `runnable/all`.
 fn running(loadavg: &str) -> u32 {
     let field = loadavg.split_whitespace().nth(3).unwrap_or_default();
     field.split('/').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)

@@ -1,8 +1,8 @@
-//! The guest's end of the pipe where the machine has a vsock: a listener on a port that only root can take, and a knock at
-//! the host to say so. The host dials.
+//! The guest's end of the pipe on a machine with a vsock: a listener on a port that only root can bind, and a knock at
+//! the host to announce it. The host then dials.
 //!
-//! The host's knocking port is open to every process of the guest, so nothing is said there. The listener takes callers
-//! from the host only: a guest's own processes reach it, too, where the kernel loops vsock back.
+//! Every process of the guest can reach the host's knock port, so nothing is sent there. The listener accepts the host
+//! only, because the guest's own processes can reach it where the kernel loops vsock back.
 #![expect(unsafe_code, reason = "the address family has no wrapper here")]
 
 use super::pollable::{Pipe, pollable};
@@ -11,12 +11,12 @@ use rustix::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::{io, time::Duration};
 use tokio::{io::unix::AsyncFd, task::spawn_blocking, time::sleep};
 
-/// How long a host may take to dial before it is knocked again.
+/// Time after which a host that has not dialed is knocked again.
 const KNOCK_AGAIN: Duration = Duration::from_secs(1);
-/// The address of whoever runs this machine.
+/// Address of the host.
 const HOST: u32 = libc::VMADDR_CID_HOST;
 
-/// Waits for the host's calls.
+/// Listener for the host's connections.
 #[derive(Debug)]
 pub(super) struct Listener(AsyncFd<OwnedFd>);
 
@@ -34,7 +34,8 @@ impl Listener {
     /// Knocks until the host dials.
     pub(super) async fn accept(&self) -> io::Result<Pipe> {
         loop {
-            // It blocks until the host took it, or two seconds. A host without an ear is knocked again.
+            // The connect blocks until the host accepts it, for two seconds at most. A host that does not listen yet is
+            // knocked again.
             let _ = spawn_blocking(knock).await;
             tokio::select! {
                 accepted = self.next() => return accepted,
@@ -48,7 +49,7 @@ impl Listener {
             let mut guard = self.0.readable().await?;
             match accept(guard.get_inner()) {
                 Ok((HOST, pipe)) => return Pipe::new(pipe),
-                // One of the guest's own.
+                // A process of the guest.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(error) => return Err(error),
@@ -65,7 +66,7 @@ fn knock() -> io::Result<()> {
     check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), length()) })
 }
 
-/// A connection, and whose it is.
+/// Accepts a connection; returns its peer's address with it.
 fn accept(listener: &OwnedFd) -> io::Result<(u32, OwnedFd)> {
     let (mut peer, mut size) = (address(0, 0), length());
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;

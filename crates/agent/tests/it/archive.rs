@@ -1,4 +1,4 @@
-//! Trees in and out.
+//! Trees packed and unpacked.
 
 use crate::{Hosted, on_one_thread};
 use banger_proto::failure::{Code, Failure};
@@ -15,7 +15,7 @@ use std::{
 };
 use tar::{Builder, EntryType, Header};
 
-/// One entry of an archive made by hand: its name is taken as it is.
+/// Builds one entry by hand, with its name unchanged.
 fn entry(kind: EntryType, name: &[u8], link: &[u8], content: &[u8]) -> Vec<u8> {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -80,7 +80,7 @@ fn a_tree_goes_out_and_comes_back_the_same() {
         assert_eq!(fs::read(copy.join(OsStr::from_bytes(b"not\xffutf8"))).unwrap(), b"x");
         assert_eq!(fs::read(copy.join("n".repeat(200))).unwrap(), b"long");
 
-        // Times between two seconds and before 1970 go both ways, too.
+        // Times between two seconds and before 1970 survive both directions, too.
         let time = |path: &Path| {
             let meta = path.symlink_metadata().unwrap();
             (meta.mtime(), meta.mtime_nsec())
@@ -96,7 +96,7 @@ fn a_tree_goes_out_and_comes_back_the_same() {
         }
         assert_eq!(time(&copy.join("sub")), (-86_401, 750_000_000));
 
-        // Unpacked over itself: everything is replaced, nothing is in the way.
+        // Unpacked over itself: everything is replaced.
         put(&hosted, &to, bytes.to_vec()).await.unwrap();
         assert_eq!(fs::read(copy.join("sub/same")).unwrap().len(), 300_000);
     });
@@ -164,7 +164,7 @@ fn hostile_archives_stay_inside() {
             fs::create_dir(&to).unwrap();
             match put(&hosted, &to, archive(&entries)).await {
                 Err(failure) => assert_eq!(failure.code, code, "{what}: {failure}"),
-                // Nothing to unpack is no offence.
+                // An empty archive is no error.
                 Ok(()) => assert_eq!(what, "no name"),
             }
             let names: Vec<PathBuf> = fs::read_dir(&outside).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -223,7 +223,7 @@ fn broken_archives_are_refused_in_bounded_memory() {
         let cut = archive(&[entry(EntryType::Regular, b"f", b"", &[1; 5000])])[..2000].to_vec();
         assert_eq!(put(&hosted, &to, cut).await.unwrap_err().code, Code::Invalid);
         assert_eq!(put(&hosted, &to, vec![0xff; 4096]).await.unwrap_err().code, Code::Invalid);
-        // A name of twenty megabytes, which a reader would have to hold.
+        // A name of 20 MB, which a reader would have to hold.
         let long = entry(EntryType::GNULongName, b"././@LongLink", b"", &vec![b'n'; 20 << 20]);
         let failure = put(&hosted, &to, archive(&[long, entry(EntryType::Regular, b"f", b"", b"")])).await.unwrap_err();
         assert!(failure.to_string().contains("headers over the size limit"), "{failure}");

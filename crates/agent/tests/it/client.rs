@@ -1,4 +1,4 @@
-//! The host's side of the agent, as small as it can be: what the tests and the example talk through.
+//! The host's side of the agent, as small as possible, for the tests and the example.
 
 use banger_link::{Dialer, HostSession, Stream};
 use banger_proto::agent::{
@@ -26,15 +26,15 @@ use tokio_tungstenite::{
 pub struct Agent {
     /// Opens streams to it.
     pub dialer: Dialer,
-    /// What it announces.
+    /// Events that it announces.
     pub events: mpsc::UnboundedReceiver<GuestEvent>,
-    /// The session's engine.
+    /// Driver of the session.
     pub driver: tokio::task::JoinHandle<banger_link::Ended>,
 }
 
 impl Agent {
-    /// Waits for the agent behind `pipe`. Power events are acknowledged once `acknowledge` says so; never, if it is gone
-    /// before.
+    /// Waits for the agent behind `pipe`. Power events are acknowledged once `acknowledge` is true; never, if its
+    /// sender is dropped before.
     pub async fn connect(pipe: UnixStream, acknowledge: watch::Receiver<bool>) -> Self {
         let HostSession { dialer, mut incoming, driver } = HostSession::open(pipe).await.unwrap();
         let driver = tokio::spawn(driver.run());
@@ -60,7 +60,7 @@ impl Agent {
         Self { dialer, events, driver }
     }
 
-    /// One request with a whole body; the status and the whole answer.
+    /// Sends a request with a whole body, and returns the status and the whole answer.
     pub async fn request(&self, method: Method, path: &str, body: impl Into<Bytes>) -> (StatusCode, Bytes) {
         let stream = self.dialer.dial(AGENT_PORT).await.unwrap();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -89,7 +89,7 @@ impl Agent {
     }
 }
 
-/// What a command did.
+/// Result of a command.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ran {
     /// `None` when the stream ended without a status.
@@ -100,7 +100,7 @@ pub struct Ran {
     pub stderr: Vec<u8>,
 }
 
-/// A command that runs.
+/// A running command.
 pub struct Exec {
     /// The WebSocket.
     pub socket: WebSocketStream<Stream>,
@@ -132,7 +132,7 @@ impl Exec {
         self.send(Channel::Resize, &serde_json::to_vec(&TerminalSize { cols, rows }).unwrap()).await;
     }
 
-    /// The next message with its channel; `None` at the end.
+    /// Returns the next message with its channel; `None` at the end.
     pub async fn next(&mut self) -> Option<(Channel, Bytes)> {
         loop {
             match self.socket.next().await? {
@@ -163,7 +163,7 @@ impl Exec {
         ran
     }
 
-    /// Reads output until it contains `text`; gives all of it.
+    /// Reads output until it contains `text`, and returns all of it.
     pub async fn read_until(&mut self, text: &str) -> String {
         let mut seen = String::new();
         while !seen.contains(text) {
@@ -175,13 +175,13 @@ impl Exec {
     }
 }
 
-/// A command with nothing special about it.
+/// Builds a request for a command with defaults.
 pub fn command(argv: &[&str]) -> ExecSpec {
     let argv = argv.iter().map(|arg| (*arg).to_owned()).collect();
     ExecSpec { argv, env: BTreeMap::new(), cwd: None, user: None, tty: None }
 }
 
-/// A shell with a script.
+/// Builds a request for a shell script.
 pub fn shell(script: &str) -> ExecSpec {
     command(&["sh", "-c", script])
 }

@@ -1,4 +1,4 @@
-//! What exec promises.
+//! Tests of exec.
 
 use crate::{
     Hosted, Options,
@@ -114,7 +114,7 @@ fn environment_directory_and_user() {
         spec.cwd = Some("/usr".into());
         let ran = hosted.agent.run(&spec).await;
         assert_eq!(text(&ran.stdout), "vm value:own value:hosted:C.UTF-8:\n/usr\n");
-        // The PATH of the spec is the one that is searched.
+        // The program is searched in the PATH of the spec.
         let program = hosted.dir.path().join("only-here");
         fs::write(&program, "#!/bin/sh\necho found\n").unwrap();
         fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
@@ -214,7 +214,7 @@ fn a_slow_reader_holds_its_command_and_nobody_else() {
     on_one_thread(async {
         let hosted = Hosted::start().await;
         let mark = hosted.dir.path().join("mark");
-        // Writes 8 MB, which nobody reads, and then says that it could.
+        // Writes 8 MB, which nobody reads, and then creates a file.
         let script = format!("head -c 8000000 /dev/zero; touch {}", mark.display());
         let slow = hosted.agent.exec(&shell(&script)).await;
         for _ in 0..3 {
@@ -273,7 +273,7 @@ fn a_background_process_does_not_keep_the_status() {
         exec.close_stdin().await;
         let ran = timeout(Duration::from_secs(20), exec.collect()).await.expect("the status never came");
         assert_eq!(code(&ran), Some(5));
-        // It goes on running: its command ended, nobody vanished.
+        // The background process runs on: its command ended, and the client did not leave.
         let pid: i32 = text(&ran.stdout).trim().parse().unwrap();
         let pid = rustix::process::Pid::from_raw(pid).unwrap();
         rustix::process::test_kill_process(pid).unwrap();
@@ -313,7 +313,7 @@ fn a_client_that_vanishes_behind_unread_input_is_noticed() {
         let script = format!("trap 'echo hup > {}; exit' HUP; echo up; while :; do sleep 0.05; done", mark.display());
         let mut exec = hosted.agent.exec(&shell(&script)).await;
         exec.read_until("up").await;
-        // More than pipe, queue, window and outbox together hold: the last send waits for ever.
+        // More than pipe, queue, window and outbox hold together: the last send waits for ever.
         let filling = async {
             for _ in 0..200 {
                 exec.stdin(&vec![0; 100_000]).await;
@@ -354,7 +354,7 @@ fn control_c_and_control_d_mean_what_they_do() {
         exec.read_until("up").await;
         exec.stdin(b"\x03").await;
         assert_eq!(code(&exec.collect().await), Some(130));
-        // Half-closing the input of a terminal is typing the end of it.
+        // Closing the input of a terminal types the end of transmission.
         let mut exec = hosted.agent.exec(&terminal(&["cat"])).await;
         exec.stdin(b"line\n").await;
         exec.close_stdin().await;
@@ -382,10 +382,10 @@ fn nonsense_is_answered() {
         let hosted = Hosted::start().await;
         let mut exec = hosted.agent.exec(&shell("echo up; exec sleep 100")).await;
         exec.read_until("up").await;
-        // A channel that does not exist: the session ends, and the process with it.
+        // A channel that does not exist ends the session and the process.
         exec.socket.send(Message::Binary(vec![99, 1].into())).await.unwrap();
         assert_eq!(exec.collect().await.outcome, None);
-        // A message over the limit, too.
+        // A message over the limit does so, too.
         let mut exec = hosted.agent.exec(&shell("echo up; exec sleep 100")).await;
         exec.read_until("up").await;
         let _ = exec.socket.send(Message::Binary(vec![0; MAX_MESSAGE + 1].into())).await;

@@ -1,4 +1,4 @@
-//! The other routes.
+//! Tests of the other routes.
 
 use crate::{Hosted, client::command, on_one_thread};
 use banger_proto::{
@@ -100,7 +100,7 @@ fn refusals_have_a_body() {
             let failure: Failure = serde_json::from_slice(&body).unwrap();
             assert_eq!((got, failure.code), (status, code), "{path}: {failure}");
         }
-        // The port nobody listens on, and one that is not the guest's own.
+        // A port without a listener, and an address that is not the guest's.
         for target in ["127.0.0.1:1", "example.com:80"] {
             let mut stream = hosted.agent.dialer.dial(AGENT_PORT).await.unwrap();
             stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the agent must not be linked with.
+//! Functions that the agent must not be linked with.
 
 use std::process::Command;
 

@@ -22,15 +22,15 @@ use std::{
 use tempfile::TempDir;
 use tokio::{net::UnixStream, sync::watch, task::LocalSet};
 
-/// An agent of its own for one test.
+/// An agent for one test.
 struct Hosted {
     agent: Agent,
     child: Child,
-    /// A directory for whatever the test needs; the agent's configuration is in it.
+    /// Directory for the test's files and the agent's configuration.
     dir: TempDir,
 }
 
-/// How a hosted agent is made.
+/// Options of a hosted agent.
 struct Options {
     /// See [`Agent::connect`].
     acknowledge: watch::Receiver<bool>,
@@ -104,7 +104,7 @@ fn on_one_thread(test: impl Future<Output = ()>) {
     local.block_on(&runtime, async { tokio::time::timeout(Duration::from_secs(120), test).await.expect("a hang") });
 }
 
-/// Waits until `fact` holds and gives it; says what it waited for when it does not.
+/// Waits until `fact` returns a value, and returns it; on timeout panics with what it waited for.
 async fn wait_until<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
     for _ in 0..6_000 {
         if let Some(found) = fact() {

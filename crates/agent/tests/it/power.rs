@@ -1,4 +1,4 @@
-//! The last word.
+//! Reports of how the guest goes down.
 
 use crate::{Hosted, Options, client::command, on_one_thread};
 use banger_proto::agent::event::{GuestEvent, Power};
@@ -35,7 +35,7 @@ fn a_host_that_does_not_acknowledge_is_not_waited_for_long() {
     });
 }
 
-/// An agent whose word is not acknowledged until this says so, and which waits for that.
+/// Starts an agent whose report is acknowledged only when the sender says so, and which waits for that.
 async fn patient() -> (Hosted, watch::Sender<bool>) {
     let (acknowledge, is_acknowledged) = watch::channel(false);
     let also = &["--acknowledgement-ms", "600000"];
@@ -59,10 +59,10 @@ fn an_agent_serves_while_its_last_word_is_not_acknowledged() {
 fn a_guest_that_reboots_is_powered_off_once_the_host_asks_for_it() {
     on_one_thread(async {
         use Power::{Poweroff, Reboot};
-        // The last word is the one that counts.
+        // The last report counts.
         for (asked, said) in [(["reboot", "poweroff"], &[Reboot, Poweroff][..]), (["poweroff", "reboot"], &[Poweroff])]
         {
-            // The host has not heard the first word when the second comes.
+            // The host has not acknowledged the first report when the second comes.
             let (mut hosted, acknowledge) = patient().await;
             for verb in asked {
                 let body = format!(r#"{{"verb":"{verb}","grace_ms":0}}"#);

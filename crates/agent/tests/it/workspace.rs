@@ -1,4 +1,4 @@
-//! A repository that arrives and is written out of its packs. git itself says whether that was right.
+//! A repository that is sent and checked out of its packs; git itself verifies the result.
 
 use crate::{Hosted, on_one_thread, wait_until};
 use banger_proto::{
@@ -30,7 +30,7 @@ fn git(dir: &Path, args: &[&str]) -> String {
     String::from_utf8(out.stdout).unwrap()
 }
 
-/// A repository whose objects are in packs of whole ones.
+/// Creates a repository whose objects are in packs without deltas.
 fn repository(dir: &Path, format: &str) -> PathBuf {
     let repo = dir.join("repo");
     fs::create_dir_all(repo.join("a/b")).unwrap();
@@ -50,7 +50,7 @@ fn repository(dir: &Path, format: &str) -> PathBuf {
     repo
 }
 
-/// What travels: the git directory, its objects packed whole, and these files besides.
+/// Builds the stream: the git directory, its objects packed whole, and these files.
 fn stream(repo: &Path, scratch: &[(&str, &str)]) -> Vec<u8> {
     let pack = repo.join(".git/objects/pack");
     let listed = git(repo, &["rev-list", "--all", "--objects", "--no-object-names"]);
@@ -111,7 +111,7 @@ fn git_finds_the_tree_as_it_was_committed() {
             assert!(!occupied(&hosted, &to).await);
             assert_eq!(put(&hosted, &query, stream(&repo, &[])).await.unwrap(), to);
             assert!(occupied(&hosted, &to).await);
-            // Neither looks into a file whose times and size the index knows.
+            // Neither reads a file whose times and size match the index.
             assert_eq!(git(&to, &["diff-files", "--raw"]), "");
             assert_eq!(git(&to, &["status", "--porcelain"]), "");
             git(&to, &["fsck"]);
@@ -119,7 +119,7 @@ fn git_finds_the_tree_as_it_was_committed() {
             assert_eq!(fs::metadata(to.join("run")).unwrap().mode() & 0o7777, 0o755);
             assert!(!to.join(".git/banger").exists());
 
-            // Once more over it, with everything that can be in the way.
+            // Again over it, with everything that can be in the way.
             fs::remove_dir_all(to.join("a")).unwrap();
             symlink("/nowhere", to.join("a")).unwrap();
             fs::remove_file(to.join("run")).unwrap();
@@ -161,14 +161,14 @@ fn lists_say_what_is_written_and_what_travelled() {
         there.sort_unstable();
         assert_eq!(there, ["empty", "many/1/30", "run"]);
         assert!(!git(&to, &["diff-files", "--name-only"]).contains("empty"));
-        // Without a checkout it is an archive like any other.
+        // Without a checkout it is a plain archive.
         let plain = hosted.dir.path().join("plain");
         put(&hosted, &format!("path={}", plain.display()), stream(&repo, &[])).await.unwrap();
         assert!(plain.join(".git/index").exists() && !plain.join("empty").exists());
     });
 }
 
-/// What the guest did meanwhile, and what an earlier time left, is not in the way of what arrives.
+/// Changes in the guest, and leftovers of an earlier import, are not in the way.
 #[test]
 fn it_arrives_again_over_whatever_stands_there() {
     on_one_thread(async {
@@ -183,11 +183,11 @@ fn it_arrives_again_over_whatever_stands_there() {
         let (status, _) = hosted.agent.request(Method::GET, &files("md5"), "").await;
         assert_eq!(status, StatusCode::BAD_REQUEST);
 
-        // git describes objects by others.
+        // git stores objects as deltas.
         git(&to, &["gc", "-q", "--aggressive", "--prune=now"]);
         let described = git(&to, &["cat-file", "--batch-all-objects", "--batch-check=%(deltabase)"]);
         assert!(described.lines().any(|base| base.bytes().any(|byte| byte != b'0')), "no object is a delta");
-        // The end of one that was interrupted.
+        // Leftovers of an interrupted import.
         fs::create_dir(to.join(".git/banger")).unwrap();
         for (list, names) in [("written", "empty\0"), ("fresh", "run\0"), ("removed", "kept\0")] {
             fs::write(to.join(".git/banger").join(list), names).unwrap();
@@ -200,7 +200,7 @@ fn it_arrives_again_over_whatever_stands_there() {
         assert_eq!(git(&to, &["status", "--porcelain"]), "?? kept\n");
         assert!(!workspace_status(&hosted, &to).await.unfinished);
 
-        // Files where directories are, the other way round, and links to what must stay as it is.
+        // Files in place of directories, directories in place of files, and links to files that must stay unchanged.
         fs::create_dir_all(to.join("real/deep")).unwrap();
         for name in ["real/file", "real/deep/file"] {
             fs::write(to.join(name), "stays").unwrap();
@@ -230,7 +230,7 @@ fn it_arrives_again_over_whatever_stands_there() {
     });
 }
 
-/// Somebody in the guest has locked the directory, and the command that sent a repository is gone meanwhile.
+/// The directory is locked in the guest, and the sender leaves meanwhile.
 #[test]
 fn nothing_is_begun_for_a_sender_that_is_gone() {
     on_one_thread(async {
@@ -252,7 +252,7 @@ fn nothing_is_begun_for_a_sender_that_is_gone() {
                 fs::read_dir(&tasks).unwrap().flatten().map(|task| fs::read_to_string(task.path().join("comm")));
             names.flatten().any(|name| name.trim() == "workspace")
         };
-        // All of it, and a part.
+        // The whole body, and a part.
         for length in [body.len(), body.len() / 2] {
             let head = format!("PUT /workspace?path={} HTTP/1.1\r\nhost: agent\r\n", to.display());
             let head = format!("{head}content-length: {}\r\n\r\n", body.len());
@@ -283,7 +283,7 @@ fn what_cannot_be_is_refused() {
         let bytes = stream(&repo, &[]);
         let query = format!("path={}&checkout=sha1", to.display());
         for (what, at, said) in [("index", "DIRC", "index"), ("objects", "PACK", "")] {
-            // The first kilobyte after its magic is something else.
+            // The first kilobyte after the magic is overwritten.
             let mut broken = bytes.clone();
             let place = broken.windows(4).position(|window| window == at.as_bytes()).unwrap() + 12;
             broken[place..place + 1024].fill(0xee);

@@ -1,19 +1,19 @@
-//! The other end of a connection, which says what it was given.
+//! Peer of a connection that answers what it was given.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-/// In its place an agent says what only who heard the request for a session knows.
+/// Placeholder for the key that depends on the request for a session.
 pub(super) const ACCEPTS: &str = "@ACCEPTS@";
-/// Bytes on their way, as in a socket's buffer.
+/// Bytes in flight, as in a socket's buffer.
 const IN_FLIGHT: usize = 64 << 10;
 
-/// Somebody who is asked once and answers.
+/// A peer that answers one request.
 pub(super) struct Peer {
     pub(super) says: Vec<u8>,
-    /// Bytes of the request's body that it takes before.
+    /// Bytes of the request's body that it reads before it answers.
     pub(super) takes: usize,
-    /// It takes the rest afterwards, instead of leaving.
+    /// Whether it reads the rest afterwards, instead of leaving.
     pub(super) stays: bool,
 }
 
@@ -22,7 +22,7 @@ impl Peer {
         Self { says: data.to_owned(), takes: 0, stays: true }
     }
 
-    /// Our end of the connection with it. It ends with the runtime that this is called in.
+    /// Starts the peer and returns our end of the connection. It ends with the current runtime.
     pub(super) fn meet(self) -> DuplexStream {
         let (ours, theirs) = tokio::io::duplex(IN_FLIGHT);
         tokio::spawn(self.answer(theirs));
@@ -30,7 +30,7 @@ impl Peer {
     }
 
     async fn answer(self, mut stream: DuplexStream) {
-        // Who asks may leave in the middle of anything.
+        // The client may leave at any point.
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let Ok(byte) = stream.read_u8().await else { return };
@@ -50,7 +50,7 @@ impl Peer {
     }
 }
 
-/// What is said to the request with this head.
+/// Returns the answer to the request with this head.
 fn accepting(says: &[u8], head: &[u8]) -> Vec<u8> {
     let Some(at) = says.windows(ACCEPTS.len()).position(|window| window == ACCEPTS.as_bytes()) else {
         return says.to_owned();

@@ -1,8 +1,8 @@
 //! A guest in a thread of the test: a hybrid-vsock socket with an agent behind it that knows a few commands.
 //!
 //! `exit N`, `cat`, `both` (a word on each stream), `wait` (until a signal, then 128+n), `deaf` (no signal ends it),
-//! `yes` (until nobody reads), `size` (of the terminal, and again when it changes), `shell` (what an empty command gets),
-//! `vanish` (the connection breaks), anything else is not found.
+//! `yes` (until nobody reads), `size` (of the terminal, and again when it changes), `shell` (what an empty command
+//! gets), `vanish` (the connection breaks), anything else is not found.
 
 use crate::fake::Background;
 use banger_link::vsock::{server_accept, server_port};
@@ -38,7 +38,7 @@ impl Agent {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (seen, count) = (Arc::clone(&seen), Arc::clone(&count));
                 tokio::spawn(async move {
-                    // A client that goes away breaks a session off, which is what some tests are about.
+                    // Some tests let the client leave in the middle of a session.
                     let _ = session(stream, seen).await;
                     *count.lock().unwrap() += 1;
                 });
@@ -47,12 +47,12 @@ impl Agent {
         Self { specs, ended, _server: server }
     }
 
-    /// The commands that were asked for.
+    /// Returns the requested commands.
     pub(crate) fn specs(&self) -> Vec<ExecSpec> {
         self.specs.lock().unwrap().clone()
     }
 
-    /// Sessions that are over.
+    /// Returns the number of sessions that have ended.
     pub(crate) fn ended(&self) -> u32 {
         *self.ended.lock().unwrap()
     }
@@ -101,7 +101,7 @@ async fn say(socket: &mut Socket, channel: Channel, bytes: &[u8]) -> Result {
     socket.send(Message::binary(channel.message(bytes))).await
 }
 
-/// The next message of the client, channel first.
+/// Reads the client's next message, channel first.
 async fn hear(socket: &mut Socket) -> Result<(Channel, Vec<u8>)> {
     loop {
         match socket.next().await {
@@ -152,7 +152,7 @@ async fn size(socket: &mut Socket, tty: Option<TerminalSize>) -> Result<Outcome>
     }
 }
 
-/// Shows every byte it gets, until `q`.
+/// Echoes every byte until `q`.
 async fn shell(socket: &mut Socket) -> Result<Outcome> {
     say(socket, Channel::Stdout, b"$ ").await?;
     loop {

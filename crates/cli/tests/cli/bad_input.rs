@@ -1,10 +1,10 @@
-//! What is typed wrong fails before anything is asked of a daemon, with the status its place demands.
+//! Invalid arguments fail before the daemon is asked anything, with the exit status of their command.
 
 use crate::fake::{Daemon, banger};
 use banger_testkit::TestEnv;
 use serde_json::json;
 
-/// A daemon that must not be asked anything.
+/// A daemon that must not get any request.
 fn untouched() -> Daemon {
     Daemon::answering(|_, _| None)
 }
@@ -81,7 +81,7 @@ fn json_failures_have_one_shape() {
     let usage = daemon.banger(["--json", "vm", "show", ".."]).run().expect(2);
     assert_eq!(usage.json()["code"], "invalid");
     assert!(usage.err().is_empty(), "{usage}");
-    // Where stdout is the guest command's, the failure is on stderr.
+    // Stdout belongs to the guest command, so the failure is on stderr.
     let session = daemon.banger(["--json", "vm", "run", "--vcpu", "0", "--", "true"]).run().expect(125);
     assert!(session.out().is_empty(), "{session}");
     let failure: serde_json::Value = serde_json::from_str(&session.err()).unwrap();

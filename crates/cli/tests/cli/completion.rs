@@ -1,11 +1,11 @@
-//! Completion asks the program itself, and the program asks the daemon, if one runs.
+//! The shell asks the program for candidates, and the program asks the daemon, if one runs.
 
 use crate::fake::{Daemon, Reply, banger, vm};
 use banger_testkit::{Output, TestEnv};
 use serde_json::json;
 use std::path::Path;
 
-/// What bash completes `line` to, with `banger` found in PATH.
+/// Returns bash's completions of `line`, with `banger` found in PATH.
 fn complete(env: &TestEnv, line: &str) -> Output {
     let words: Vec<String> = line.split(' ').map(|word| format!("'{word}'")).collect();
     let script = format!(
@@ -41,7 +41,7 @@ fn live_names_are_completed() {
         ("banger cp de", "demo:\ndev:\n"),
         ("banger vm cp ./none we", "web:\n"),
         ("banger cp /proc/self/statu", "/proc/self/status\n"),
-        // What is in a guest is not looked up.
+        // Paths in a guest are not completed.
         ("banger cp demo:/et", "\n"),
     ] {
         let completed = complete(&daemon.env, line);

@@ -1,4 +1,4 @@
-//! `vm cp` against an agent's archive made here.
+//! `vm cp` against a fake agent's archives.
 
 use crate::fake::{Background, Daemon, Reply};
 use banger_link::vsock::{server_accept, server_port};
@@ -19,8 +19,8 @@ use tokio::net::UnixListener;
 
 type Puts = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
-/// A VM `demo` whose agent has `/dir`, `/dir/file`, `/evil`, links (`/in` to `/dir`, `/alias` to a file, `/dangling`), and takes
-/// what it is given.
+/// A VM `demo` whose agent has `/dir`, `/dir/file`, `/evil`, links (`/in` to `/dir`, `/alias` to a file, `/dangling`),
+/// and accepts any archive.
 struct World {
     daemon: Daemon,
     puts: Puts,
@@ -87,7 +87,7 @@ async fn archive(request: Request<Incoming>, puts: Puts) -> Result<Response<Full
     }
 }
 
-/// An archive of entries with their contents, or where they point.
+/// Builds an archive of entries with their contents or link targets.
 fn tar(entries: &[(&str, EntryType, &str)]) -> Vec<u8> {
     let mut builder = Builder::new(Vec::new());
     for (path, kind, content) in entries {

@@ -1,4 +1,4 @@
-//! What fuzzing and people came up with in a guest's place, read by the command line.
+//! Replays the corpora of fuzzing, and inputs made by hand, against the command line.
 
 use banger_cli::fuzzing;
 

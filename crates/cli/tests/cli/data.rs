@@ -1,4 +1,4 @@
-//! What is printed: tables, facts, and JSON with stable names.
+//! Printed data: tables, facts, and JSON with stable names.
 
 use crate::fake::{Daemon, Reply, vm};
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ fn kernel(pulled: bool) -> Value {
     })
 }
 
-/// Ages grow; everything else is exact.
+/// Filters ages, which grow; everything else is exact.
 fn filtered(text: &str) -> String {
     let days =
         text.split([' ', '(', '\n']).find(|word| word.ends_with('d') && word[..word.len() - 1].parse::<u32>().is_ok());
@@ -172,7 +172,7 @@ fn json_is_what_the_daemon_says() {
 
 #[test]
 fn json_moves_no_cursor() {
-    // A process of the guest's is called so.
+    // A name that a process of the guest may have.
     let ports = json!([{
         "protocol": "tcp", "address": "::", "port": 22, "pid": 9, "process": "sshd\u{9b}2J\u{202e}", "published": [],
         "listening": true

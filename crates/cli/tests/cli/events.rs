@@ -1,4 +1,4 @@
-//! What programs that watch an operation get: with `--json` its events, and nothing with `--quiet`.
+//! Events for programs that watch an operation: printed with `--json`, suppressed with `--quiet`.
 
 use crate::{
     fake::{Daemon, Reply, done, vm},
@@ -6,7 +6,7 @@ use crate::{
 };
 use serde_json::{Value, json};
 
-/// What happens before the end of an operation; what is said comes from anywhere.
+/// Events before the end of an operation; their texts are untrusted.
 fn told(result: &Value) -> Vec<Value> {
     vec![
         json!({ "event": "started", "operation": "00000001" }),
@@ -67,7 +67,7 @@ fn every_command_that_takes_its_time_passes_its_events_on() {
         let run = daemon.banger(command).args(["--json"]).run().expect(0);
         let events: Vec<Value> = run.err().lines().map(|line| serde_json::from_str(line).expect(line)).collect();
         let mut all = told(&Value::Null);
-        // How it ended is on stdout.
+        // The final event is on stdout.
         all.pop();
         assert_eq!(events, all, "{command:?}");
         assert!(run.err().contains("a word \\u009b2J"), "{run}");

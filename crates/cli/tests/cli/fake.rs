@@ -22,39 +22,39 @@ use std::{
 };
 use tokio::{net::UnixListener, sync::oneshot};
 
-/// Longer than anything here takes on a busy machine.
+/// Time limit that nothing here reaches on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a request is answered with.
+/// Answer to a request.
 #[derive(Debug, Clone)]
 pub(crate) enum Reply {
     /// Status 200.
     Json(Value),
-    /// A refusal.
+    /// A refusal with this status.
     Failure(u16, Value),
     /// A stream of bytes.
     Bytes(Vec<u8>),
     /// A finished operation.
     Events(Vec<Value>),
-    /// An operation that says this and goes on until the client is gone.
+    /// An operation that sends these events and lasts until the client is gone.
     Held(Vec<Value>),
     /// An operation that says this and breaks off.
     Broken(Vec<Value>),
 }
 
-/// What every command begins with.
+/// Request that every command begins with.
 const VERSION: &str = "GET /v1/version";
 
 type Answer = dyn Fn(&str, &Value) -> Option<Reply> + Send + Sync;
 
-/// The running daemon and what was asked of it.
+/// The running daemon and the requests it got.
 pub(crate) struct Daemon {
     pub(crate) env: TestEnv,
     log: Arc<Mutex<Vec<String>>>,
     _server: Background,
 }
 
-/// A server in a thread of its own, until it is dropped.
+/// A server in a thread of its own, which ends on drop.
 pub(crate) struct Background(Option<(oneshot::Sender<()>, JoinHandle<()>)>);
 
 impl Background {
@@ -89,7 +89,8 @@ impl Drop for Background {
 }
 
 impl Daemon {
-    /// A daemon that answers `METHOD /path?query` (and a body) with what `answer` gives; else version and 404.
+    /// Starts a daemon that answers `METHOD /path?query` (and a body) with the result of `answer`; by default with its
+    /// version or 404.
     pub(crate) fn answering(answer: impl Fn(&str, &Value) -> Option<Reply> + Send + Sync + 'static) -> Self {
         let env = TestEnv::empty();
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -99,22 +100,22 @@ impl Daemon {
         Self { env, log, _server: server }
     }
 
-    /// `banger` with these arguments, at this daemon.
+    /// Builds a `banger` invocation with these arguments for this daemon.
     pub(crate) fn banger(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Invocation {
         banger(&self.env, args)
     }
 
-    /// What was asked and what was closed, in order, but for the version.
+    /// Returns the requests and closed operations in order, without the version requests.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.log.lock().unwrap().iter().filter(|line| *line != VERSION).cloned().collect()
     }
 
-    /// Whether anybody asked for anything.
+    /// Whether there was any request.
     pub(crate) fn contacted(&self) -> bool {
         !self.log.lock().unwrap().is_empty()
     }
 
-    /// Waits until that was asked or closed.
+    /// Waits for this request or close.
     #[track_caller]
     pub(crate) fn wait_asked(&self, what: &str) {
         wait_until(DEADLINE, what, || {
@@ -124,12 +125,12 @@ impl Daemon {
     }
 }
 
-/// The `banger` of this build in `env`.
+/// Builds an invocation of this build's `banger` in `env`.
 pub(crate) fn banger(env: &TestEnv, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Invocation {
     env.program(env!("CARGO_BIN_EXE_banger")).args(args).env("TERM", "xterm").patience(DEADLINE)
 }
 
-/// Says in `lock` that a daemon listens at `socket`, and makes the directories of both.
+/// Writes a record of a daemon at `socket` to `lock`, and creates the directories of both.
 pub(crate) fn record(socket: &Path, lock: &Path) {
     for file in [socket, lock] {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -138,7 +139,7 @@ pub(crate) fn record(socket: &Path, lock: &Path) {
     std::fs::write(lock, serde_json::to_vec(&record).unwrap()).unwrap();
 }
 
-/// Serves every connection until the runtime goes.
+/// Serves every connection until the runtime ends.
 pub(crate) async fn serve(listener: UnixListener, answer: Arc<Answer>, log: Arc<Mutex<Vec<String>>>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
@@ -200,7 +201,7 @@ fn respond(reply: Reply, line: String, log: Arc<Mutex<Vec<String>>>) -> Response
         }
         Reply::Broken(events) => {
             let first = stream::iter([Ok(Frame::data(Bytes::from(lines(&events))))]);
-            // What was said goes out while the rest is waited for.
+            // The events are sent while the rest is waited for.
             let rest = stream::once(async {
                 tokio::task::yield_now().await;
                 Err(std::io::Error::other("broken"))
@@ -210,7 +211,7 @@ fn respond(reply: Reply, line: String, log: Arc<Mutex<Vec<String>>>) -> Response
     }
 }
 
-/// Says in the log that a held operation's client is gone.
+/// Logs that the client of a held operation is gone.
 struct Closed {
     line: String,
     log: Arc<Mutex<Vec<String>>>,
@@ -224,9 +225,9 @@ impl Drop for Closed {
     }
 }
 
-/// A running VM as the daemon shows it.
+/// JSON of a running VM.
 pub(crate) fn vm(id: &str, name: &str) -> Value {
-    // One more field is more than the macro takes.
+    // The macro does not take one more field.
     let mut vm = json!({
         "id": id, "name": name, "state": "running", "reason": null, "ip": "10.213.0.2",
         "nat": true, "allow": ["10.0.0.0/8:22"], "deny": [], "network": null, "published": ["127.0.0.1:8080:80"], "vmm": "qemu", "accelerator": "tcg",
@@ -247,7 +248,7 @@ pub(crate) fn vm(id: &str, name: &str) -> Value {
     vm
 }
 
-/// The last event of an operation that worked.
+/// Final event of a successful operation.
 pub(crate) fn done(result: &Value) -> Value {
     json!({ "event": "done", "result": result })
 }

@@ -1,4 +1,4 @@
-//! Help: every group names the common case first; nothing here needs a daemon.
+//! Help: every group shows the common case first; no test here needs a daemon.
 
 use crate::fake::banger;
 use banger_testkit::TestEnv;

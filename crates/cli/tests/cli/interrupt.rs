@@ -7,7 +7,7 @@ use crate::{
 use rustix::process::Signal;
 use serde_json::json;
 
-/// A daemon that is for ever at work on the VM.
+/// A daemon that never finishes the VM.
 fn busy() -> Daemon {
     Daemon::answering(|line, _| {
         (line == "POST /v1/vms" || line == "POST /v1/images/pull").then(|| {
@@ -25,7 +25,7 @@ fn while_it_is_made_the_daemon_takes_it_back() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let daemon = busy();
         let session = daemon.banger(["run", "--rm", "--", "true"]).spawn();
-        // A phase is shown once it takes long enough to be worth it.
+        // A phase is shown only after some time.
         session.wait_stderr("pulling image debian-bookworm\n", DEADLINE);
         session.signal(signal);
         let output = session.finish(DEADLINE).expect(code);

@@ -1,7 +1,7 @@
-//! The real `banger` program against a daemon and an agent made here, which say exactly what a test wants.
+//! The real `banger` program against a fake daemon and a fake agent, which answer exactly as a test wants.
 //!
-//! What the real ones do is for the product tests; here stands how the command line looks, what it asks for, and how it
-//! behaves when the other end is slow, absent, hostile or old.
+//! The behavior of the real ones is left to the product tests; these tests check the output of the command line, its
+//! requests, and its behavior when the other end is slow, absent, hostile or old.
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! `run` and `exec`: streams, statuses, leases.
+//! `run` and `exec`: streams, exit statuses and leases.
 
 use crate::{
     agent::Agent,
@@ -19,12 +19,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Everything works.
+    /// Creates a world in which everything works.
     pub(crate) fn new() -> Self {
         Self::answering(|_, _| None)
     }
 
-    /// `first` answers before the usual.
+    /// Creates a world in which `first` answers before the defaults.
     pub(crate) fn answering(first: impl Fn(&str, &Value) -> Option<Reply> + Send + Sync + 'static) -> Self {
         let socket: Arc<OnceLock<PathBuf>> = Arc::default();
         let at = Arc::clone(&socket);
@@ -55,7 +55,7 @@ fn the_commands_status_is_ours() {
     }
     let missing = world.daemon.banger(["exec", "demo", "nope"]).run().expect(127);
     assert_eq!(missing.err(), "error: cannot start the command: nope: not found \\u{1b}[2J\n");
-    // For programs it is a failure like any other, and stdout is the command's.
+    // With --json it is a failure like any other; stdout belongs to the command.
     let missing = world.daemon.banger(["--json", "exec", "demo", "nope"]).run().expect(127);
     let failure: Value = serde_json::from_str(&missing.err()).unwrap();
     assert_eq!(
@@ -79,7 +79,7 @@ fn streams_are_separate_and_exact() {
 #[test]
 fn an_open_stdin_does_not_hold_the_end() {
     let world = World::new();
-    // Its stdin stays open and silent until the session is dropped.
+    // Stdin stays open and silent until the session is dropped.
     let session = world.daemon.banger(["exec", "demo", "exit", "3"]).spawn();
     session.finish(DEADLINE).expect(3);
 }
@@ -191,7 +191,7 @@ fn a_vm_that_does_not_come_up_is_banger_failing() {
     hint: banger vm logs demo
     hint: banger vm rm demo
     ");
-    // It is kept for a look at its console.
+    // The VM is kept, so that its console can be read.
     assert_eq!(world.daemon.asked(), ["POST /v1/vms"]);
 }
 

@@ -1,4 +1,4 @@
-//! The daemon is started by the first command that needs it: once, however many need it, and only ever ours.
+//! The first command that needs the daemon starts it: once, however many commands need it, and never another user's.
 
 use crate::fake::{self, Background, DEADLINE, Daemon, Reply, banger};
 use banger_testkit::{Output, TestEnv};
@@ -12,12 +12,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// What the fake `bangerd` does, in its environment.
+/// Environment variable with the behavior of the fake `bangerd`.
 const MODE: &str = "FAKE_BANGERD";
-/// Its arguments.
+/// Environment variable with its arguments.
 const ARGS: &str = "FAKE_BANGERD_ARGS";
 
-/// An environment whose `banger` finds this test program as `bangerd` beside itself.
+/// An environment in which `banger` finds this test program as `bangerd`.
 struct Installed {
     env: TestEnv,
     banger: PathBuf,
@@ -47,14 +47,14 @@ impl Installed {
         self.env.program(&self.banger).args(args).env(MODE, mode).env("PATH", "/usr/bin:/bin").patience(DEADLINE).run()
     }
 
-    /// Lines the fake daemons left: one for each that served.
+    /// Returns the lines of the fake daemons: one for each that served.
     fn served(&self) -> Vec<String> {
         let text = fs::read_to_string(self.env.layout().state.join("served")).unwrap_or_default();
         text.lines().map(ToOwned::to_owned).collect()
     }
 }
 
-/// Not a test of its own: what the script above becomes. Does nothing when the tests run it.
+/// Not a test: the script above runs this. Does nothing when the tests run it.
 #[test]
 #[expect(clippy::exit, reason = "it stands for a program")]
 fn fake_bangerd() {
@@ -81,7 +81,7 @@ fn fake_bangerd() {
     if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         std::process::exit(75);
     }
-    // Outside the session of whoever started it, and with nothing of its own left in the way.
+    // In a session of its own, and without inherited descriptors.
     let session = rustix::process::getsid(None).unwrap() == rustix::process::getpid();
     let log = File::options().create(true).append(true).open(state.join("served"));
     writeln!(log.unwrap(), "own session: {session}, cwd {}", std::env::current_dir().unwrap().display()).unwrap();
@@ -89,13 +89,13 @@ fn fake_bangerd() {
     std::process::exit(0);
 }
 
-/// Serves until it is told to stop, its home is gone, or nobody can be waiting any more.
+/// Serves until it is told to stop, its home is gone, or no test can be waiting any more.
 fn serve(home: &Path, ready: &mut File) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let socket = home.join("run/bangerd.sock");
         fake::record(&socket, &home.join("state/bangerd.lock"));
-        // What a daemon that was killed left behind.
+        // The socket of a killed daemon.
         let _ = fs::remove_file(&socket);
         let listener = tokio::net::UnixListener::bind(&socket).unwrap();
         let stop = Arc::new(tokio::sync::Notify::new());
@@ -148,7 +148,7 @@ fn it_starts_by_itself_and_stops_when_told() {
     let stop = installed.run("serve", &["daemon", "stop"]).expect(0);
     assert!(stop.err().starts_with("stopped the daemon (pid "), "{stop}");
     installed.run("serve", &["daemon", "status"]).expect(1);
-    // Its process is gone when stop returns, so this starts another one at once.
+    // The process is gone when stop returns, so this starts another one at once.
     installed.run("serve", &["ps"]).expect(0);
     assert_eq!(installed.served().len(), 2);
     installed.run("serve", &["daemon", "stop"]).expect(0);

@@ -1,10 +1,10 @@
-//! Sessions on a terminal: raw while they last, as before when they are over, however they end.
+//! Sessions on a terminal, which is raw while they last and restored afterwards, however they end.
 
 use crate::{fake::DEADLINE, session::World};
 use banger_testkit::{Identity, Invocation};
 use rustix::process::Signal;
 
-/// `banger ARGS` in a shell that says afterwards how the terminal is set.
+/// Runs `banger ARGS` in a shell that then prints the terminal's settings.
 fn then_stty(world: &World, args: &str) -> Invocation {
     let script = format!(
         "stty -g > before; {} {args}; echo \"status $?\"; stty -g > after; echo over",
@@ -13,7 +13,7 @@ fn then_stty(world: &World, args: &str) -> Invocation {
     world.daemon.env.program("bash").args(["-c", &script]).env("TERM", "xterm")
 }
 
-/// The terminal is as it was.
+/// Checks that the terminal is restored.
 #[track_caller]
 fn assert_restored(world: &World) {
     let mode = |name: &str| std::fs::read_to_string(world.daemon.env.home().join("home").join(name)).unwrap();
@@ -73,7 +73,7 @@ fn a_command_without_a_terminal_leaves_ours_alone() {
     let world = World::new();
     let mut terminal = then_stty(&world, "exec demo wait").spawn_on_terminal(80, 24);
     terminal.wait_for("waiting", DEADLINE);
-    // The line discipline makes a signal of it, for the shell too, which bash survives until banger ended.
+    // The line discipline turns it into a signal, for the shell too, which waits until banger has ended.
     terminal.type_in("\x03");
     terminal.wait_for("signal 2", DEADLINE);
     assert_eq!(world.agent.specs()[0].tty, None);

@@ -1,10 +1,10 @@
-//! Verbs that change something: what they ask for, what they report, and how they fail.
+//! Commands that change something: their requests, reports and failures.
 
 use crate::fake::{DEADLINE, Daemon, Reply, done, vm};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// Knows `a` and `b`; starting `b` fails.
+/// A daemon with the VMs `a` and `b`; starting `b` fails.
 fn daemon() -> Daemon {
     Daemon::answering(|line, body| {
         Some(match line {
@@ -110,7 +110,7 @@ fn those_that_are_done_are_reported_when_an_interrupt_ends_the_wait_for_another(
             Some(match line {
                 "GET /v1/vms/a" => Reply::Json(vm("aaaaaaaaaaaa", "a")),
                 "GET /v1/vms/b" => Reply::Json(vm("bbbbbbbbbbbb", "b")),
-                // All in one piece: who shows the first has read the second.
+                // All events in one chunk: the first one shown means that the second was read.
                 "POST /v1/vms/aaaaaaaaaaaa/stop" => Reply::Events(vec![
                     json!({ "event": "notice", "text": "it is down" }),
                     done(&vm("aaaaaaaaaaaa", "a")),
@@ -287,7 +287,7 @@ fn images_and_kernels_come_and_go() {
     assert_eq!((run.out(), run.err()), ("a\n".into(), "image 0 stays as c\nerror: b is used by demo\n".into()));
     let missing = daemon.banger(["kernel", "rm", "-f", "nope"]).run().expect(1);
     assert_eq!(missing.err(), "error: there is no kernel nope on this host\n");
-    // A phase is only shown when it lasts.
+    // A phase is shown only if it lasts.
     assert_eq!(daemon.banger(["kernel", "rm", "-f", "k-6.1"]).run().expect(0).out(), "k-6.1\n");
 }
 

@@ -56,7 +56,7 @@ fn broken_rules_end_the_session_with_a_reason() {
             ("a flood of pings", std::iter::repeat_n(frame(2, 0, 0, 7), 1_000_000).flatten().collect()),
         ] {
             let (mut guest, host) = raw_guest().await;
-            // The host may hang up in the middle of it.
+            // The host may hang up meanwhile.
             let _ = guest.write_all(&bytes).await;
             let ended = host.end.await.unwrap();
             assert!(matches!(ended, Ended::Protocol(_)), "{what}: {ended:?}");
@@ -72,7 +72,7 @@ fn streams_without_a_header_use_up_only_the_guests_share() {
             guest.write_all(&frame(0, 1, id * 2, 1)).await.unwrap();
             guest.write_all(&[0]).await.unwrap();
         }
-        // Every one beyond the share is reset, and the session goes on.
+        // Every stream beyond the limit is reset, and the session goes on.
         let mut reset = 0;
         while reset < 200 - MAX_GUEST_STREAMS {
             let mut header = [0; 12];
@@ -86,7 +86,7 @@ fn streams_without_a_header_use_up_only_the_guests_share() {
         assert_eq!(opened[..], [&frame(0, 1, 1, 4)[..], &5_u32.to_be_bytes()].concat());
         guest.write_all(&[&frame(0, 2, 1, 1)[..], &[0]].concat()).await.unwrap();
         dial.await.unwrap().unwrap();
-        // And a header that is completed late is still one.
+        // A header that is completed late is valid, too.
         guest.write_all(&[&frame(0, 0, 2, 3)[..], &[0, 0, 9]].concat()).await.unwrap();
         assert_eq!(host.incoming.next().await.unwrap().port(), 9);
     });
@@ -105,7 +105,7 @@ fn a_huge_window_does_not_make_the_host_hold_more() {
         }
         let mut stream = dial.await.unwrap().unwrap();
         let mut written = 0;
-        // The guest takes nothing: beyond the outbox and what is in the pipe a write waits.
+        // The guest reads nothing: a write waits once the outbox and the pipe are full.
         while let Ok(count) =
             tokio::time::timeout(std::time::Duration::from_millis(200), stream.write(&[7; 10_000])).await
         {
@@ -119,7 +119,7 @@ fn a_huge_window_does_not_make_the_host_hold_more() {
 fn streams_that_end_before_they_say_where_to_are_a_flood_when_nobody_reads_the_resets() {
     on_one_thread(async {
         let (mut guest, mut host) = raw_guest().await;
-        // Whoever waits for streams gets none of these.
+        // A task that waits for streams gets none of these.
         let waits = tokio::task::spawn_local(async move { host.incoming.next().await.map(drop) });
         let flood: Vec<u8> = (1..=200_000_u32).flat_map(|number| frame(0, 1 | 4, number * 2, 0)).collect();
         let _ = guest.write_all(&flood).await;
@@ -129,7 +129,7 @@ fn streams_that_end_before_they_say_where_to_are_a_flood_when_nobody_reads_the_r
     });
 }
 
-/// What fuzzing and people came up with; `fuzz/` has the targets that add to it.
+/// Replays the corpora of fuzzing, and inputs made by hand; `fuzz/` has the targets that extend them.
 #[test]
 fn the_corpora_are_replayed() {
     replay(env!("CARGO_MANIFEST_DIR"), &[("channel", fuzzing::pipe), ("dial", fuzzing::line)]);

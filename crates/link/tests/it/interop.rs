@@ -31,7 +31,7 @@ fn the_reference_implementation_is_a_host() {
         });
         let (guest, mut from_host) = sessions.recv().await.unwrap();
 
-        // They open.
+        // The reference implementation opens.
         let mut outbound = outbound.compat();
         outbound.write_all(&33_u32.to_be_bytes()).await.unwrap();
         let accepted = from_host.next().await.unwrap();

@@ -26,7 +26,7 @@ struct Pair {
     from_host: Incoming,
 }
 
-/// The sessions a guest was in, in order.
+/// The sessions of a guest, in order.
 type Sessions = mpsc::UnboundedReceiver<(Dialer, Incoming)>;
 
 /// A yamux frame header.
@@ -45,7 +45,7 @@ fn on_one_thread(test: impl Future<Output = ()>) {
     local.block_on(&runtime, async { tokio::time::timeout(Duration::from_secs(100), test).await.expect("a hang") });
 }
 
-/// A guest on `pipe`; its sessions come out of the receiver.
+/// Starts a guest on `pipe`; its sessions come out of the receiver.
 fn guest_on(pipe: UnixStream) -> Sessions {
     let (sender, receiver) = mpsc::unbounded_channel();
     tokio::spawn(guest::run(pipe, move |dialer, incoming| drop(sender.send((dialer, incoming)))));
@@ -61,7 +61,7 @@ async fn pair() -> Pair {
     Pair { host: dialer, from_guest: incoming, host_end, guest, from_host }
 }
 
-/// A stream and its other end.
+/// Opens a stream and returns both ends.
 async fn stream(dialer: &Dialer, incoming: &mut Incoming, port: u32) -> (Stream, Stream) {
     let (dialed, accepted) = tokio::join!(dialer.dial(port), async {
         let inbound = incoming.next().await.unwrap();
@@ -71,7 +71,7 @@ async fn stream(dialer: &Dialer, incoming: &mut Incoming, port: u32) -> (Stream,
     (dialed.unwrap(), accepted)
 }
 
-/// Bytes that differ at every place that matters: a counter, scrambled.
+/// Fills in bytes that differ at every relevant offset: a scrambled counter.
 fn pattern(offset: u64, into: &mut [u8]) {
     for (index, byte) in into.iter_mut().enumerate() {
         let at = offset + index as u64;
@@ -92,7 +92,7 @@ async fn send_pattern(mut to: impl tokio::io::AsyncWrite + Unpin, total: u64) {
     to.shutdown().await.unwrap();
 }
 
-/// Reads to the end and checks every byte; gives the count.
+/// Reads to the end, checks every byte, and returns the count.
 async fn check_pattern(mut from: impl tokio::io::AsyncRead + Unpin) -> u64 {
     let mut chunk = vec![0; 30_000];
     let mut expected = vec![0; 30_000];
@@ -108,7 +108,7 @@ async fn check_pattern(mut from: impl tokio::io::AsyncRead + Unpin) -> u64 {
     }
 }
 
-/// Waits until `fact` holds and gives it; prints what it waited for when it does not.
+/// Waits until `fact` returns a value, and returns it; on timeout prints what it waited for.
 async fn wait_until<T>(what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
     for _ in 0..10_000 {
         if let Some(found) = fact() {

@@ -1,4 +1,4 @@
-//! Finding the other end: garbage before, between and in the middle of sessions.
+//! Finding the other end in spite of garbage before, between and within sessions.
 
 use crate::{Sessions, check_pattern, frame, guest_on, on_one_thread, send_pattern, stream};
 use banger_link::{Ended, HostSession, Incoming, Stream};
@@ -9,11 +9,11 @@ use tokio::{
     net::UnixStream,
 };
 
-/// Opens a session on `pipe` and proves that streams work in it.
+/// Opens a session on `pipe` and checks that streams work in it.
 async fn opens(pipe: UnixStream, sessions: &mut Sessions) {
     let mut session = HostSession::open(pipe).await.unwrap();
     let driver = tokio::spawn(session.driver.run());
-    // A guest may have seen a session in the bytes before this one; it is over by the time the dial is answered.
+    // The guest may have found a session in the bytes before this one; it is over when the dial is answered.
     let ((guest, b), a) = tokio::join!(
         async {
             loop {
@@ -33,12 +33,12 @@ async fn opens(pipe: UnixStream, sessions: &mut Sessions) {
     driver.abort();
 }
 
-/// The first stream to port 1; `None` when the session ended before one came.
+/// Accepts the first stream to port 1; `None` if the session ended before one came.
 async fn accepts(from_host: &mut Incoming) -> Option<Stream> {
     loop {
         match from_host.next().await {
             Ok(inbound) if inbound.port() == 1 => return Some(inbound.accept().await),
-            // A header that was cut off, and completed by a hello, opens a stream to any port.
+            // A truncated header, completed by a hello, may open a stream to any port.
             Ok(other) => other.refuse().await,
             Err(Ended::Superseded | Ended::Protocol(_)) => return None,
             Err(other) => panic!("{other}"),
@@ -59,7 +59,7 @@ fn a_guest_that_comes_late_is_found_and_greeted_once() {
         let (a, b) = stream(&session.dialer, &mut from_host, 1).await;
         let ((), read) = tokio::join!(send_pattern(a, 300_000), check_pattern(b));
         assert_eq!(read, 300_000);
-        // The hellos sent in vain were skipped and opened no second session.
+        // The unanswered hellos were skipped and opened no second session.
         assert!(sessions.try_recv().is_err());
         driver.abort();
     });
@@ -70,7 +70,7 @@ fn garbage_before_the_greeting_is_dropped_at_both_ends() {
     on_one_thread(async {
         let mut garbage = vec![0xa5; 70_000];
         garbage.extend(&HELLO[..9]);
-        // An answer to somebody else.
+        // A reply to another hello.
         garbage.extend(REPLY);
         garbage.extend([1; 16]);
         let (mut host, mut guest) = UnixStream::pair().unwrap();
@@ -99,7 +99,7 @@ fn a_guest_cut_off_anywhere_in_a_session_takes_the_next_one() {
             let (mut host, guest) = UnixStream::pair().unwrap();
             let mut sessions = guest_on(guest);
             host.write_all(&bytes[..cut]).await.unwrap();
-            // Let the guest get as far as it can before another host comes.
+            // Let the guest proceed as far as it can before another host comes.
             tokio::task::yield_now().await;
             tokio::time::timeout(Duration::from_secs(20), opens(host, &mut sessions))
                 .await
@@ -163,7 +163,7 @@ fn a_guest_that_takes_over_ends_the_session_of_the_one_before() {
         dying.abort();
         banger_link::guest::end_previous(&mut second).await.unwrap();
         assert_eq!(driver.await.unwrap(), Ended::GoAway);
-        // Said to a host that listens for an answer, it is nothing.
+        // A host that waits for an answer ignores it.
         banger_link::guest::end_previous(&mut second).await.unwrap();
         let mut sessions = guest_on(second);
         opens(UnixStream::from_std(host).unwrap(), &mut sessions).await;

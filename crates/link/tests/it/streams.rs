@@ -25,19 +25,19 @@ fn a_slow_reader_stops_its_writer_and_nobody_else() {
         let mut pair = pair().await;
         let (mut slow, slow_end) = stream(&pair.host, &mut pair.from_host, 1).await;
         let mut written = 0;
-        // Until a write waits: the outbox and the window are full.
+        // Until a write waits because the outbox and the window are full.
         while let Ok(count) =
             tokio::time::timeout(std::time::Duration::from_millis(200), slow.write(&[7; 10_000])).await
         {
             written += count.unwrap();
             assert!(written <= OUTBOX + WINDOW, "{written} bytes went nowhere");
         }
-        // The port in front of the stream used some of the window.
+        // The port at the beginning of the stream used some of the window.
         assert_eq!(written, OUTBOX + WINDOW - 4);
         let (fast, fast_end) = stream(&pair.host, &mut pair.from_host, 2).await;
         let ((), read) = tokio::join!(send_pattern(fast, 5_000_000), check_pattern(fast_end));
         assert_eq!(read, 5_000_000);
-        // And the slow one goes on where it stood.
+        // The slow stream continues where it was.
         slow.shutdown().await.unwrap();
         let mut rest = Vec::new();
         let mut slow_end = slow_end;
@@ -61,7 +61,7 @@ fn each_half_closes_by_itself() {
         a.read_exact(&mut answer).await.unwrap();
         assert_eq!(answer, b"answer");
         drop(b);
-        // Dropped without shutdown: what follows the answer is a reset, not an end.
+        // Dropped without a shutdown: the answer is followed by a reset, not by an end.
         assert_eq!(a.read(&mut answer).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     });
 }
@@ -121,7 +121,7 @@ fn a_port_without_listener_is_refused() {
             pair.from_host.next().await.unwrap().refuse().await;
         });
         assert_eq!(dialed.unwrap_err(), DialError::Refused(22));
-        // An unanswered stream is no listener either.
+        // An unanswered stream is refused, too.
         let (dialed, ()) = tokio::join!(pair.host.dial(23), async {
             drop(pair.from_host.next().await.unwrap());
         });
@@ -143,7 +143,7 @@ fn the_stream_limit_refuses_one_stream_and_spares_the_session() {
         a.write_all(b"x").await.unwrap();
         assert_eq!(b.read_u8().await.unwrap(), b'x');
         drop(streams);
-        // Every one of them is forgotten at both ends: all fit again.
+        // Both ends have forgotten all of them: the same number fits again.
         let mut again = Vec::new();
         for _ in 0..MAX_STREAMS - 1 {
             again.push(stream(&pair.host, &mut pair.from_host, 5).await);
@@ -179,7 +179,7 @@ fn the_end_of_the_session_reaches_every_handle() {
         assert_eq!((error.kind(), rest.as_slice()), (ErrorKind::ConnectionAborted, &b"ast words"[..]));
         assert_eq!(from_guest.next().await.unwrap_err(), Ended::Dropped);
         assert_eq!(host.dial(1).await.unwrap_err(), DialError::Ended(Ended::Dropped));
-        // The pipe went with the driver, so the guest hears of it too.
+        // The pipe was dropped with the driver, so the guest notices.
         assert_eq!(from_host.next().await.unwrap_err(), Ended::Closed);
         assert_eq!(guest.dial(1).await.unwrap_err(), DialError::Ended(Ended::Closed));
         assert_eq!(b.write(b"x").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
@@ -202,7 +202,7 @@ fn a_dial_that_is_given_up_leaves_nothing() {
     });
 }
 
-/// A live stream behind streams that were given up; those may still be in the queue, dead.
+/// Opens a stream after streams that were given up, which may still be queued.
 async fn stream_after_the_dead(pair: &mut Pair) -> (banger_link::Stream, banger_link::Stream) {
     let (dialed, accepted) = tokio::join!(pair.host.dial(77), async {
         loop {

@@ -1,16 +1,16 @@
-//! The process between the image's init and the agent: it starts the agent, and starts it again should it die.
+//! The process between the image's init and the agent: it starts the agent, and restarts it if it dies.
 //!
-//! Nothing else, so that there is nothing in it to go wrong. It takes no signals that could be meant for the agent: what
-//! has to be told to the agent goes to the process id the agent wrote down, which each new one writes anew.
+//! It does nothing else, so that nothing in it can fail. Signals for the agent do not go through it: they are sent to
+//! the process id that each agent writes down.
 
 use super::{Booted, machine, reaper, say, serve, stand_apart};
 use rustix::process::{WaitOptions, wait};
 use std::{thread::sleep, time::Duration};
 
-/// Between two agents, so that one that cannot live does not take the whole machine.
+/// Pause before a restart, so that an agent that cannot run does not use up the machine.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The guard's process. Ends with the machine.
+/// Runs the guard's process, which ends with the machine.
 pub(super) fn run(booted: Booted) -> ! {
     reaper::block_all_signals();
     stand_apart(c"@banger-guard");

@@ -1,7 +1,7 @@
-//! Process 1 where the agent is the init: it buries orphans, keeps the agent alive, and passes on what means power.
+//! Process 1 where the agent is the init: it reaps orphans, restarts the agent, and forwards power requests.
 //!
-//! It takes every way in which the usual commands ask an init to go down: systemd's real-time signals, the plain signals
-//! of busybox and the old `/run/initctl`. The agent then does the shutting down.
+//! It accepts every way in which the usual commands ask an init to shut down: systemd's real-time signals, busybox's
+//! plain signals and the old `/run/initctl`. The agent then performs the shutdown.
 #![expect(unsafe_code, reason = "signals have to be blocked and read as a descriptor")]
 
 use super::{Booted, Never, machine, power_signal, say, serve};
@@ -21,7 +21,7 @@ const INITCTL_MAGIC: u32 = 0x0309_1969;
 const INITCTL_RUNLEVEL: u32 = 1;
 const INITCTL_LENGTH: usize = 384;
 
-/// Process 1's loop.
+/// Runs the loop of process 1.
 pub(super) fn run(mut agent: Pid, booted: Booted) -> Result<Never, super::BootError> {
     use super::Attempt;
     let signals = block_signals().attempt(|| "reading signals".to_owned())?;
@@ -29,7 +29,7 @@ pub(super) fn run(mut agent: Pid, booted: Booted) -> Result<Never, super::BootEr
     loop {
         if reap(agent) {
             say("the agent died; it is started again");
-            // Slowly enough that one that cannot live does not take the whole machine.
+            // A pause, so that an agent that cannot run does not use up the machine.
             sleep(Duration::from_millis(500));
             match machine::fork().attempt(|| "starting the agent again".to_owned())? {
                 None => serve(booted),
@@ -48,7 +48,7 @@ pub(super) fn run(mut agent: Pid, booted: Booted) -> Result<Never, super::BootEr
     }
 }
 
-/// Takes every dead child; says whether the agent was one of them.
+/// Reaps every dead child; returns whether the agent was one of them.
 fn reap(agent: Pid) -> bool {
     let mut died = false;
     while let Ok(Some((pid, _))) = wait(WaitOptions::NOHANG) {
@@ -57,7 +57,7 @@ fn reap(agent: Pid) -> bool {
     died
 }
 
-/// Asks the agent, whose process takes the same signals.
+/// Forwards a power request to the agent, whose process accepts the same signals.
 fn tell(agent: Pid, verb: Power) {
     // SAFETY: kill has no memory to be wrong about.
     let sent = unsafe { libc::kill(agent.as_raw_nonzero().get(), power_signal(verb)) };
@@ -66,7 +66,7 @@ fn tell(agent: Pid, verb: Power) {
     }
 }
 
-/// Blocks every signal and gives a descriptor they can be read from.
+/// Blocks every signal, and returns a descriptor to read them from.
 fn block_signals() -> io::Result<OwnedFd> {
     let set = block_all_signals();
     // SAFETY: signalfd reads the set.
@@ -78,7 +78,7 @@ fn block_signals() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Blocks every signal but those nobody can; gives the set of them.
+/// Blocks every signal that can be blocked, and returns the set.
 pub(super) fn block_all_signals() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigfillset initialises the set, and sigprocmask reads it.
@@ -89,7 +89,7 @@ pub(super) fn block_all_signals() -> libc::sigset_t {
     }
 }
 
-/// The mask is inherited; the agent wants its signals.
+/// Unblocks signals for the agent, which inherits the mask.
 pub(super) fn unblock_signals() {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set; sigprocmask reads it.
@@ -125,7 +125,7 @@ fn open_initctl() -> Option<OwnedFd> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(_) => return None,
     }
-    // Open for writing, too: a fifo without writer would be at its end, and poll would not wait.
+    // Open for writing, too: a FIFO without a writer would be at its end, and poll would not wait.
     open(INITCTL, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).ok()
 }
 

@@ -1,7 +1,7 @@
 //! Keeps the modification time of workspace files that an import does not change.
 //!
-//! Build tools in the guest compare times. A file with unchanged content keeps the time it had; a changed one is newer than
-//! everything built from its predecessor, whenever it was written on the host.
+//! Build tools in the guest compare times. A file with unchanged content keeps the time it had; a changed one is newer
+//! than everything built from its predecessor, whenever it was written on the host.
 
 use rustix::{
     fd::BorrowedFd,

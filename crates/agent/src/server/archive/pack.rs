@@ -1,7 +1,7 @@
-//! Writes a tree as a tar stream: names from the last component of the path that was asked for.
+//! Writes a tree as a tar stream; names begin with the last component of the requested path.
 //!
-//! Modes, owners, times, links and hard links are kept; sockets are left out; a file that changes its size while it is
-//! read is cut or filled with zeroes to the size that was announced.
+//! Modes, owners, times, symbolic and hard links are kept; sockets are left out; a file whose size changes while it is
+//! read is cut or zero-filled to the announced size.
 
 use super::queue::PieceWriter;
 use banger_link::archive::mtime;
@@ -20,23 +20,23 @@ use std::{
 };
 use tar::{Builder, EntryType, Header};
 
-/// What an archive is made of, in bytes.
+/// Block size of an archive, in bytes.
 const BLOCK: usize = 512;
-/// How deep directories may nest.
+/// Maximum nesting of directories.
 const MAX_DEPTH: usize = 512;
-/// Hard links that are remembered; files beyond are written once per name.
+/// Most hard links that are remembered; beyond, a file is written once per name.
 const MAX_LINKED: usize = 1 << 16;
 
-/// What is to be packed.
+/// The file or directory to pack.
 #[derive(Debug)]
 pub(super) struct Root {
     parent: OwnedFd,
-    /// Its name there, and in the archive.
+    /// Its name in the directory, and in the archive.
     name: OsString,
 }
 
 impl Root {
-    /// Finds what `path` names. A link at its end is packed as a link.
+    /// Finds the file at `path`. A link at its end is packed as a link.
     pub(super) fn find(path: &Path) -> io::Result<Self> {
         let (parent, name) = match (path.parent(), path.file_name()) {
             (Some(parent), Some(name)) => (parent, name.to_owned()),
@@ -58,7 +58,7 @@ impl Root {
 
 struct Packer<'a> {
     builder: Builder<&'a mut PieceWriter>,
-    /// Device and inode of files with several names, and the first of them.
+    /// Device and inode of each file with several links, and its first name.
     linked: HashMap<(u64, u64), PathBuf>,
 }
 
@@ -67,7 +67,7 @@ impl Packer<'_> {
         let dir = dir.as_fd();
         let stat = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            // It was there when the directory was read; a tree that lives changes.
+            // It existed when the directory was read; a live tree changes.
             Err(Errno::NOENT) if depth > 0 => return Ok(()),
             Err(error) => return Err(error.into()),
         };
@@ -85,14 +85,14 @@ impl Packer<'_> {
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let Some(file) = unless_changed(fs::openat(dir, name, flags, Mode::empty()))? else { return Ok(()) };
-                // What was opened is what counts: another may have taken the name meanwhile, of any kind.
+                // The opened file decides: another one, of any type, may have the name by now.
                 let stat = fs::fstat(&file)?;
                 if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
                     return Ok(());
                 }
                 let (file, size) = (File::from(file), u64::try_from(stat.st_size).unwrap_or(0));
                 self.time(&stat)?;
-                // The headers by themselves: the content goes past the builder, whose pieces are small.
+                // Only the headers: the content bypasses the builder, which writes small pieces.
                 self.builder.append_data(&mut header(&stat, EntryType::Regular, size), path, io::empty())?;
                 let pieces = self.builder.get_mut();
                 pieces.take(&file, size)?;
@@ -120,7 +120,7 @@ impl Packer<'_> {
         let Some(inner) = unless_changed(fs::openat(dir, name, flags, Mode::empty()))? else { return Ok(()) };
         self.time(stat)?;
         self.builder.append_data(&mut header(stat, EntryType::Directory, 0), path, io::empty())?;
-        // Sorted, so that the same tree is the same archive.
+        // Sorted, so that equal trees give equal archives.
         let mut names = Vec::new();
         for entry in Dir::read_from(&inner)? {
             let entry = entry?;
@@ -135,7 +135,7 @@ impl Packer<'_> {
         Ok(())
     }
 
-    /// Says what the next entry's header cannot of its time.
+    /// Writes the PAX record for a time that the next entry's header cannot express.
     fn time(&mut self, stat: &Stat) -> io::Result<()> {
         match mtime::to_pax(time(stat)) {
             Some(value) => self.builder.append_pax_extensions([("mtime", value.as_bytes())]),
@@ -152,7 +152,7 @@ impl Packer<'_> {
     }
 }
 
-/// What was looked at a moment ago; none when it has gone or become something else since, as in a tree that lives.
+/// Treats a file that was removed or replaced since it was examined, as in a live tree, as missing.
 fn unless_changed<T>(result: rustix::io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),

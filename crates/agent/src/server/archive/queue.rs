@@ -1,4 +1,4 @@
-//! Blocking readers and writers on one side, the stream's chunks on the other.
+//! Blocking readers and writers on one side, chunks of the stream on the other.
 
 use bytes::{Buf, Bytes};
 use http_body_util::BodyExt;
@@ -10,12 +10,12 @@ use std::{
 };
 use tokio::sync::mpsc;
 
-/// Bytes of one piece.
+/// Size of a chunk, in bytes.
 const PIECE: usize = 64 << 10;
-/// Pieces that may wait.
+/// Most chunks that are queued.
 const PIECES: usize = 4;
 
-/// A writer whose pieces become a response body.
+/// A writer whose chunks become a response body.
 #[derive(Debug)]
 pub(super) struct PieceWriter {
     buffer: Vec<u8>,
@@ -28,7 +28,7 @@ impl PieceWriter {
         (Self { buffer: Vec::with_capacity(PIECE), pieces }, receiver)
     }
 
-    /// Takes `size` bytes of a file, straight into pieces; a file that has fewer by now is filled up with zeroes.
+    /// Copies `size` bytes of a file directly into chunks; a file that is shorter by now is filled up with zeros.
     pub(super) fn take(&mut self, file: &File, size: u64) -> io::Result<()> {
         let mut left = size;
         let mut ended = false;
@@ -48,7 +48,7 @@ impl PieceWriter {
         Ok(())
     }
 
-    /// Breaks the body off.
+    /// Breaks off the body with an error.
     pub(super) fn fail(self, error: io::Error) {
         let _ = self.pieces.blocking_send(Err(error));
     }
@@ -73,8 +73,8 @@ impl Write for PieceWriter {
     }
 }
 
-/// A reader of a request body. What ends it is an empty piece: a feeder that is dropped, as it is when the client is gone,
-/// must not look like a body's end.
+/// A reader of a request body. An empty chunk ends it: a feeder that is dropped because the client is gone must not
+/// look like the end of the body.
 #[derive(Debug)]
 pub(in crate::server) struct BodyReader {
     piece: Bytes,
@@ -82,7 +82,7 @@ pub(in crate::server) struct BodyReader {
     ended: bool,
 }
 
-/// The other end of a [`BodyReader`].
+/// Feeder of a [`BodyReader`].
 #[derive(Debug)]
 pub(in crate::server) struct BodyFeeder(mpsc::Sender<io::Result<Bytes>>);
 
@@ -94,7 +94,7 @@ impl BodyReader {
 }
 
 impl BodyFeeder {
-    /// Feeds the body until it ends or the reader has had enough; `false` when it breaks off.
+    /// Feeds the body until it ends or the reader is dropped; `false` if the body breaks off.
     pub(in crate::server) async fn feed<B>(self, mut body: B) -> bool
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
@@ -145,7 +145,7 @@ mod tests {
         time::Duration,
     };
 
-    /// A body whose end never comes.
+    /// A body that never ends.
     struct Endless(Option<Bytes>);
 
     impl Body for Endless {

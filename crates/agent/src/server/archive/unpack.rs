@@ -1,8 +1,8 @@
 //! Unpacks a tar stream below a directory, and nowhere else.
 //!
-//! Absolute paths and paths with `..` are refused. A link on the way is followed only while it stays below the directory.
-//! An existing file at an entry's own name is replaced, never written through; a directory replaces nothing, unless the
-//! [`OverwritePolicy`] says so. Devices and unknown types of entries are refused.
+//! Absolute paths and paths with `..` are refused. A link on the way is followed only while it stays below the
+//! directory. An existing file at an entry's own name is replaced, never written through; a directory replaces nothing,
+//! unless the [`OverwritePolicy`] says so. Devices and unknown types of entries are refused.
 
 mod destination;
 mod metadata;
@@ -124,7 +124,8 @@ struct Unpacker<'a> {
     mask: Mode,
     /// The directories being filled, each within the one before, and their times, which are set when they are left.
     dirs: Vec<(PathBuf, Timespec)>,
-    /// The directory of the last file, while only files have come since: most files follow a file of the same directory.
+    /// The directory of the last file, while only files have come since: most files follow a file of the same
+    /// directory.
     last: Option<(PathBuf, Parent)>,
     copier: SparseCopier,
 }
@@ -188,8 +189,8 @@ impl Unpacker<'_> {
         }
     }
 
-    /// Returns the directory of an entry, and creates it if it is missing. An entry that is not a file may put a link or
-    /// another directory in the way, so the directory is resolved once only for a run of files.
+    /// Returns the directory of an entry, and creates it if it is missing. An entry that is not a file may put a link
+    /// or another directory in the way, so the directory is resolved once only for a run of files.
     fn parent(&mut self, above: &[&OsStr], is_file: bool) -> io::Result<Parent> {
         let path: PathBuf = above.iter().collect();
         match &self.last {
@@ -288,8 +289,8 @@ impl Unpacker<'_> {
         self.set_metadata(dest, entry)
     }
 
-    /// Finds the target of a hard link at `parts`. A directory is refused, and so is a target inside the link or around it,
-    /// which would be removed for the link.
+    /// Finds the target of a hard link at `parts`. A directory is refused, and so is a target inside the link or around
+    /// it, which would be removed for the link.
     fn link_source(&self, parts: &[&OsStr], target: &[&OsStr]) -> io::Result<LinkSource> {
         let is_inside = parts.starts_with(target) || target.starts_with(parts);
         let (name, above) = target.split_last().filter(|_| !is_inside || parts == target).ok_or(Errno::INVAL)?;

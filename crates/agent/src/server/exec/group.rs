@@ -1,4 +1,4 @@
-//! The cgroup of one exec: what ends everything it started, however it hid.
+//! The cgroup of one exec, which ends everything that the exec started, even if it left the process group.
 
 use rustix::{
     fd::OwnedFd,
@@ -8,11 +8,11 @@ use std::{fs, io, path::PathBuf};
 
 const PARENT: &str = "/sys/fs/cgroup/banger/exec";
 
-/// One exec's cgroup. Removed when it is dropped and empty; one that is not empty stays, and is tried again later.
+/// Cgroup of one exec. Dropping it removes it if it is empty; otherwise it stays and is retried later.
 #[derive(Debug)]
 pub(super) struct Group {
     path: PathBuf,
-    /// `cgroup.procs`, for the child to write itself into.
+    /// `cgroup.procs`, in which the child enters itself.
     pub(super) procs: OwnedFd,
 }
 
@@ -30,8 +30,8 @@ impl Group {
     }
 }
 
-/// The highest number that is taken: by what an agent before this one started. It goes on, without its streams, as what
-/// is left in the background of a command does; what has ended is cleared away.
+/// Returns the highest number in use by an earlier agent, whose processes go on without their streams, as do background
+/// processes of a command. Empty cgroups are removed.
 pub(in crate::server) fn highest_taken() -> u64 {
     let mut highest = 0;
     for entry in fs::read_dir(PARENT).into_iter().flatten().flatten() {
@@ -48,7 +48,7 @@ impl Drop for Group {
         if fs::remove_dir(&self.path).is_err() {
             return;
         }
-        // Others that outlived their command may be empty by now.
+        // Other groups that outlived their command may be empty by now.
         for entry in fs::read_dir(PARENT).into_iter().flatten().flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 let _ = fs::remove_dir(entry.path());

@@ -1,4 +1,4 @@
-//! From what was asked to what is run: user, directory, environment, program. Touches nothing but `/etc`.
+//! Derives what to run from a request: user, directory, environment and program. Reads only `/etc`.
 
 use super::super::{Guest, RunsIn};
 use crate::{
@@ -11,15 +11,15 @@ use banger_proto::agent::{
 };
 use std::{collections::BTreeMap, path::Path};
 
-/// The PATH of a process nobody gave another.
+/// Default PATH.
 pub(in crate::server) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A process that could be started.
+/// A process to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// What is looked up and started.
+    /// Program to look up and start.
     pub(super) program: String,
-    /// `argv[0]` where it differs: a login shell's begins with a hyphen.
+    /// `argv[0]` if it differs: that of a login shell begins with a hyphen.
     pub(super) arg0: Option<String>,
     pub(super) args: Vec<String>,
     pub(super) env: BTreeMap<String, String>,
@@ -29,22 +29,22 @@ pub(super) struct Plan {
     pub(super) tty: Option<TerminalSize>,
 }
 
-/// Where the process starts.
+/// Working directory of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cwd {
-    /// There, or not at all.
+    /// An explicit directory; the process does not start if it is missing.
     Named(String),
-    /// There, or in `/` when it does not exist: nobody asked for it by name.
+    /// A default directory; `/` is used if it is missing.
     Home(String),
 }
 
-/// Works out what `spec` means in this guest.
+/// Resolves `spec` for this guest.
 pub(super) fn resolve(spec: ExecSpec, guest: &Guest) -> Result<Plan, Outcome> {
     let accounts = Accounts::read(Path::new("/etc"));
     with_accounts(spec, guest, &accounts, &|path| Path::new(path).is_file())
 }
 
-/// The same with these accounts, where these files are.
+/// Same as [`resolve`], with these accounts and a predicate for existing files.
 fn with_accounts(
     spec: ExecSpec,
     guest: &Guest,
@@ -68,8 +68,8 @@ fn with_accounts(
         None => match &config.image.workdir {
             Some(workdir) => {
                 if !hosted {
-                    // An image may name a directory it does not hold; whatever runs containers makes it then. Where
-                    // that fails, the command begins in the root.
+                    // An image may name a directory that it lacks; container runtimes then create it. If that fails,
+                    // the command starts in the root.
                     let _ = std::fs::create_dir_all(workdir);
                 }
                 Cwd::Home(workdir.clone())
@@ -85,22 +85,21 @@ fn with_accounts(
     Ok(Plan { program, arg0, args, env, cwd, account, tty: spec.tty })
 }
 
-/// The program and its arguments; `None` is a shell. Nothing was asked for: that is the shell where there is one, else
-/// what the image is for.
+/// Returns the program and its arguments; `None` means a shell. Without a request it is a shell if there is one, else
+/// the image's command.
 fn words(asked: Vec<String>, image: &[String], shell: bool) -> Option<(String, Vec<String>)> {
     let words = if asked.is_empty() && !shell { image.to_vec() } else { asked };
     let mut words = words.into_iter();
     words.next().map(|program| (program, words.collect()))
 }
 
-/// The account's shell; where that is not there, or turns everybody away, as that of a service's account does, the shell of
-/// every image that has one.
+/// Returns the account's shell. If it is missing, or denies logins like a service account's, the default shell is used.
 fn shell_of<'a>(account: &'a Account, is_file: &dyn Fn(&str) -> bool) -> Option<&'a str> {
     let turns_away = |shell: &str| matches!(shell.rsplit('/').next(), Some("nologin" | "false"));
     [account.shell.as_str(), "/bin/sh"].into_iter().find(|shell| is_file(shell) && !turns_away(shell))
 }
 
-/// What the image wants in the environment of every command.
+/// Returns the image's environment for every command.
 fn image_env(guest: &Guest) -> BTreeMap<String, String> {
     let mut env = guest.config.image.env.clone();
     if (guest.runs_in, guest.init) == (RunsIn::Machine, Init::Agent)
@@ -111,10 +110,10 @@ fn image_env(guest: &Guest) -> BTreeMap<String, String> {
     env
 }
 
-/// What any program may expect to find.
+/// Returns the variables that any program may expect.
 fn defaults(account: &Account, shell: &str, guest: &Guest, tty: bool) -> BTreeMap<String, String> {
     let path = match (guest.runs_in, guest.init) {
-        // The image's own power commands would talk to an init that is not there.
+        // The image's own power commands would need its init, which does not run.
         (RunsIn::Machine, Init::Agent) => format!("{BIN}:{DEFAULT_PATH}"),
         _ => DEFAULT_PATH.to_owned(),
     };
@@ -170,7 +169,7 @@ mod tests {
         }
     }
 
-    /// What it comes to where there is nothing but these files.
+    /// Resolves `spec` in a guest that has only `files`.
     fn planned(spec: ExecSpec, guest: &Guest, accounts: &Accounts, files: &[&str]) -> Plan {
         with_accounts(spec, guest, accounts, &|path| files.contains(&path)).unwrap()
     }
@@ -212,7 +211,7 @@ mod tests {
         assert_eq!((named.env["A"].as_str(), named.env["PATH"].as_str()), ("vm", format!("{BIN}:/app").as_str()));
         assert_eq!((named.cwd, named.program.as_str()), (Cwd::Home("/srv".into()), "env"));
         assert_eq!(named.account.map(|account| (account.uid, account.gid)), Some((7, 8)));
-        // A command nobody gave is a shell where there is one.
+        // Without a command, the shell is run if there is one.
         assert_eq!((plan(spec(&[])).program.as_str(), plan(spec(&[])).args.len()), ("/bin/sh", 0));
         let plan = planned(spec(&[]), &guest, &Accounts::default(), &[]);
         assert_eq!((plan.program.as_str(), plan.args.as_slice()), ("/app/serve", ["-x".to_owned()].as_slice()));
@@ -236,7 +235,7 @@ mod tests {
             assert_eq!((plan.program.as_str(), plan.arg0.as_deref()), (runs, arg0), "{shell} of {files:?}");
             assert_eq!(plan.env["SHELL"], if arg0.is_some() { runs } else { shell });
         }
-        // Where there is nothing else either, it is that shell which is missed.
+        // If there is nothing else either, the error names that shell.
         guest.config.image.command.clear();
         let plan = planned(spec(&[]), &guest, &Accounts::of("app:x:7:8::/:/bin/bash\n"), &[]);
         assert_eq!(plan.program, "/bin/bash");

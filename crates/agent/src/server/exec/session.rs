@@ -1,4 +1,4 @@
-//! One exec from its first message to its last.
+//! One exec session, from its first message to its last.
 
 use super::{
     super::{Context, RunsIn},
@@ -41,15 +41,15 @@ use tokio_tungstenite::{
 type Socket = WebSocketStream<Stream>;
 type Sink = SplitSink<Socket, Message>;
 
-/// How long a client may take to say what it wants.
+/// Time limit for the client's first message.
 const SPEC_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a client may take to close after the status.
+/// Time limit for the client to close after the status.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes read from the process at once.
+/// Most bytes of one read from the process.
 const CHUNK: usize = 32 << 10;
-/// Messages of input that wait for a process that does not read. When they are used up the client waits, too.
+/// Most input messages that are queued for a process that does not read; beyond, the client has to wait.
 const INPUT_QUEUE: usize = 4;
-/// What is still passed on of pipes that outlive their command, in bytes: the most a pipe can hold.
+/// Most bytes that are forwarded from pipes that outlive their command: the most that a pipe can hold.
 const MAX_LATE: usize = 1 << 20;
 
 /// Runs the whole session.
@@ -76,12 +76,12 @@ pub(super) async fn run(context: Rc<Context>, stream: Stream, early: Vec<u8>, as
         && finish(&mut sink, &mut source, &outcome).await.is_some()
         && let Ok(mut socket) = sink.reunite(source)
     {
-        // A stream that is dropped without this is reset, and what it had not sent yet is lost.
+        // Dropping a stream without a shutdown resets it, and unsent data is lost.
         let _ = socket.get_mut().shutdown().await;
     }
 }
 
-/// `None` when the client went away before it said anything.
+/// Reads the first message; `None` if the client left before.
 async fn first_message(source: &mut SplitStream<Socket>) -> Result<Option<ExecRequest>, Outcome> {
     let bad = |message: String| Outcome::NotStarted { code: 125, message };
     match timeout(SPEC_TIMEOUT, source.next()).await {
@@ -118,7 +118,7 @@ fn start(context: &Context, request: ExecRequest, asked_ms: u64) -> Result<Start
     Ok(started)
 }
 
-/// Moves bytes until the process has ended and its output is delivered. `None` when there is nobody to tell.
+/// Transfers data until the process has ended and its output is delivered. `None` if the client is gone.
 async fn pump(
     context: &Rc<Context>,
     started: Started,
@@ -143,12 +143,12 @@ async fn pump(
     delivered.map(outcome_of)
 }
 
-/// Waits for the process, whoever else still cares, and counts it while it runs.
+/// Waits for the process in a task of its own, and counts it while it runs.
 fn supervise(context: Rc<Context>, mut child: Child) -> watch::Receiver<Option<ExitStatus>> {
     let (sender, receiver) = watch::channel(None);
     context.execs.set(context.execs.get() + 1);
     spawn_local(async move {
-        // A wait that fails has no status to tell; the killed stand for it.
+        // A failed wait has no status; SIGKILL stands for it.
         let status = child.wait().await.unwrap_or_else(|_| ExitStatus::from_raw(libc::SIGKILL));
         context.execs.set(context.execs.get() - 1);
         let _ = sender.send(Some(status));
@@ -156,9 +156,9 @@ fn supervise(context: Rc<Context>, mut child: Child) -> watch::Receiver<Option<E
     receiver
 }
 
-/// What becomes of a process whose client is gone.
+/// Ends a process whose client is gone.
 ///
-/// Its output is read to nowhere meanwhile: what it says while it cleans up must not kill it.
+/// Its output is discarded meanwhile, so that output during its cleanup does not kill it.
 async fn abandon(pid: Pid, group: Option<Group>, mut ended: watch::Receiver<Option<ExitStatus>>, mut output: Output) {
     let drain = spawn_local(async move {
         while output.is_open() {
@@ -168,7 +168,7 @@ async fn abandon(pid: Pid, group: Option<Group>, mut ended: watch::Receiver<Opti
     let running = ended.borrow().is_none();
     if running {
         let _ = kill_process_group(pid, Signal::HUP);
-        // A stopped group would not see it.
+        // A stopped group would not handle it.
         let _ = kill_process_group(pid, Signal::CONT);
         if group.is_none() {
             let _ = timeout(KILL_DELAY, ended.wait_for(Option::is_some)).await;
@@ -181,7 +181,7 @@ async fn abandon(pid: Pid, group: Option<Group>, mut ended: watch::Receiver<Opti
     if still_running && !matches!(killed, Some(Ok(()))) {
         let _ = kill_process_group(pid, Signal::KILL);
     }
-    // The group's directory goes when it is empty, which takes the dying a moment.
+    // The group's directory can be removed when it is empty, which takes a moment.
     let _ = timeout(KILL_DELAY, ended.wait_for(Option::is_some)).await;
     drain.abort();
     drop(group);
@@ -192,21 +192,21 @@ fn outcome_of(status: ExitStatus) -> Outcome {
     Outcome::Exited(u8::try_from(code).unwrap_or(255))
 }
 
-/// The process's output.
+/// Output of the process.
 struct Output {
     terminal: Option<Rc<Terminal>>,
     stdout: Piped<ChildStdout>,
     stderr: Piped<ChildStderr>,
 }
 
-/// A pipe of the process, until it ends, and the message that is read from it: bytes come to where they are sent from.
+/// A pipe of the process until its end, with the message that is being read from it: the buffer is sent without a copy.
 struct Piped<P> {
     pipe: Option<P>,
     channel: Channel,
     message: BytesMut,
 }
 
-/// Sends output until the process has ended and its pipes have, or nothing more comes. `None` when the client is gone.
+/// Sends output until the process and its pipes have ended, or the pipes are silent. `None` if the client is gone.
 async fn deliver(
     output: &mut Output,
     sink: &mut Sink,
@@ -253,7 +253,7 @@ impl Output {
         self.terminal.is_some() || self.stdout.pipe.is_some() || self.stderr.pipe.is_some()
     }
 
-    /// The next piece of output; a stream that ends gives none once and is forgotten. May be dropped and called again.
+    /// Returns the next piece of output; `None` once for each stream that ends. Cancel-safe.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(terminal) = &self.terminal {
             let mut bytes = vec![0; CHUNK];
@@ -276,7 +276,7 @@ impl<P: tokio::io::AsyncRead + Unpin> Piped<P> {
         Self { pipe, channel, message: BytesMut::new() }
     }
 
-    /// Never ready without a pipe.
+    /// Returns the next message; pending for ever without a pipe.
     async fn next(&mut self) -> Option<Bytes> {
         let Some(pipe) = &mut self.pipe else { return std::future::pending().await };
         self.message.clear();
@@ -291,7 +291,7 @@ impl<P: tokio::io::AsyncRead + Unpin> Piped<P> {
     }
 }
 
-/// Obeys the client until it goes away: that is when this returns.
+/// Processes the client's messages; returns when the client is gone.
 async fn read_client(
     source: &mut SplitStream<Socket>,
     stdin: Option<ChildStdin>,
@@ -300,7 +300,7 @@ async fn read_client(
 ) {
     let (input, bytes) = mpsc::channel(INPUT_QUEUE);
     let mut input = Some(input);
-    // Beside this loop, so that signals and sizes are heard while the process does not read.
+    // Concurrent with this loop, so that signals and sizes are processed while the process does not read.
     let feeder = feed(bytes, stdin, terminal.clone());
     let obey = async {
         while let Some(Ok(message)) = source.next().await {
@@ -317,7 +317,7 @@ async fn read_client(
             match Channel::from_byte(message[0]) {
                 Some(Channel::Stdin) => {
                     if let Some(input) = &input {
-                        // Fails once the process has closed its input: the rest is of no use to anybody.
+                        // Fails once the process has closed its input: the rest is dropped.
                         let _ = input.send(payload).await;
                     }
                 }
@@ -355,7 +355,7 @@ async fn feed(mut bytes: mpsc::Receiver<Bytes>, stdin: Option<ChildStdin>, termi
         Ok(())
     }
     .await;
-    // A process that closed its input is nothing to report.
+    // A process may close its input.
     drop(written);
 }
 
@@ -367,7 +367,7 @@ fn send_signal(number: Option<&u8>, terminal: Option<&Terminal>, pid: Pid) {
     }
 }
 
-/// The status, and a clean close from both sides; a client that does not close is not waited for long.
+/// Sends the status and closes cleanly; a client that does not close is not waited for long.
 async fn finish(sink: &mut Sink, source: &mut SplitStream<Socket>, outcome: &Outcome) -> Option<()> {
     let status = serde_json::to_vec(&ExecStatus::from(outcome)).ok()?;
     sink.send(Message::Binary(Channel::Status.message(&status).into())).await.ok()?;

@@ -1,4 +1,5 @@
-//! Starts a planned process: its own session and process group, its own cgroup, the right user, the right words on failure.
+//! Starts a planned process: in its own session, process group and cgroup, as the right user, and with the messages of
+//! a shell on failure.
 #![expect(unsafe_code, reason = "what a child does between fork and exec")]
 
 use super::{
@@ -18,17 +19,17 @@ use rustix::{
 use std::{ffi::CString, io, process::Stdio};
 use tokio::process::{Child, Command};
 
-/// A process that runs.
+/// A started process.
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) child: Child,
     pub(super) pid: Pid,
-    /// With a terminal the child has no pipes.
+    /// With a terminal, the child has no pipes.
     pub(super) terminal: Option<Terminal>,
     pub(super) group: Option<Group>,
 }
 
-/// The step before exec that failed, as the child reports it.
+/// The step before exec that failed, as reported by the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Step {
@@ -38,7 +39,7 @@ enum Step {
     Directory = 4,
 }
 
-/// Starts it. `group` is absent where the agent has no cgroups of its own.
+/// Starts the process. `group` is absent if the agent has no cgroups of its own.
 pub(super) fn start(plan: &Plan, group: Option<Group>) -> Result<Started, Outcome> {
     let failed =
         |error: &io::Error| Outcome::NotStarted { code: 125, message: format!("cannot start a process: {error}") };
@@ -63,7 +64,7 @@ pub(super) fn start(plan: &Plan, group: Option<Group>) -> Result<Started, Outcom
     // SAFETY: the closure makes system calls on memory that was made before the fork, and allocates nothing.
     unsafe { command.pre_exec(move || setup.run()) };
     let child = command.spawn();
-    // The closure holds the writing end; without it the read below would find no end of file, only nothing yet.
+    // The closure holds the writing end; unless it is dropped, the read below never sees the end of file.
     drop(command);
     match child {
         Ok(child) => match child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
@@ -74,7 +75,7 @@ pub(super) fn start(plan: &Plan, group: Option<Group>) -> Result<Started, Outcom
     }
 }
 
-/// What a child does before it becomes the program. Everything it needs is made before the fork.
+/// Steps of the child before exec. Everything they need is allocated before the fork.
 struct Setup {
     tell: OwnedFd,
     procs: Option<OwnedFd>,
@@ -118,7 +119,8 @@ impl Setup {
             ioctl_tiocsctty(unsafe { rustix::fd::BorrowedFd::borrow_raw(0) })?;
         }
         umask(Mode::from_raw_mode(0o022));
-        // What a parent of the agent ignored (a shell does that to SIGINT of a background job) is not the command's.
+        // Signals ignored by a parent of the agent (a shell ignores SIGINT for background jobs) must not be ignored by
+        // the command.
         for signal in 1..=libc::SIGRTMAX() {
             // SAFETY: the default action needs no handler; KILL, STOP and the C library's own signals are refused.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
@@ -129,7 +131,7 @@ impl Setup {
     fn group(&self) -> Result<(), Errno> {
         if let Some(procs) = &self.procs {
             write(procs, b"0")?;
-            // The agent itself is not to be killed for want of memory; what it starts may be.
+            // The agent itself is protected from the OOM killer; its children are not.
             write(&open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty())?, b"0")?;
         }
         Ok(())
@@ -157,7 +159,7 @@ impl Setup {
     }
 }
 
-/// What a shell would say about a program that did not start.
+/// Builds the outcome that a shell would report for a program that did not start.
 fn explain(plan: &Plan, error: &io::Error, told: &OwnedFd) -> Outcome {
     let mut step = [0];
     let step = match read(told, &mut step) {
@@ -166,7 +168,7 @@ fn explain(plan: &Plan, error: &io::Error, told: &OwnedFd) -> Outcome {
     };
     let not_started = |code, message| Outcome::NotStarted { code, message };
     let reason = error.to_string();
-    // The number says nothing to people that the words do not.
+    // The error number adds nothing to the text.
     let reason = reason.split(" (os error").next().unwrap_or(&reason);
     match step {
         step if step == Step::Directory as u8 => {

@@ -13,17 +13,17 @@ use rustix::{
 use std::io;
 use tokio::io::unix::AsyncFd;
 
-/// The group terminals belong to on every distribution.
+/// Group of terminals on every distribution.
 const TTY_GROUP: u32 = 5;
-/// End of transmission: what a terminal's line discipline takes for the end of input.
+/// End of transmission, which a terminal's line discipline treats as the end of input.
 const EOT: &[u8] = b"\x04";
 
-/// The master.
+/// Master of a pseudo-terminal.
 #[derive(Debug)]
 pub(super) struct Terminal(AsyncFd<OwnedFd>);
 
 impl Terminal {
-    /// A new terminal of this size, and its other end.
+    /// Opens a terminal of this size; returns it with its slave.
     pub(super) fn open(size: TerminalSize, owner: Option<u32>) -> io::Result<(Self, OwnedFd)> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
@@ -40,20 +40,20 @@ impl Terminal {
         Ok((terminal, peer))
     }
 
-    /// Takes another size; the kernel tells the foreground group.
+    /// Changes the size; the kernel signals the foreground group.
     pub(super) fn resize(&self, size: TerminalSize) {
         let size = Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
-        // It fails only once the other end is gone.
+        // Fails only once the slave is closed.
         let _ = tcsetwinsize(self.0.get_ref(), size);
     }
 
-    /// Sends a signal to the group in the foreground, as the terminal's own keys do.
+    /// Sends a signal to the foreground group, as the terminal's keys do.
     pub(super) fn signal(&self, signal: Signal, session: Pid) {
         let group = tcgetpgrp(self.0.get_ref()).unwrap_or(session);
         let _ = kill_process_group(group, signal);
     }
 
-    /// 0 is the end: nobody has the other end open (which the kernel reports as EIO).
+    /// Reads output; 0 means that no process has the slave open any more (EIO of the kernel).
     pub(super) async fn read(&self, into: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut guard = self.0.readable().await?;
@@ -80,7 +80,7 @@ impl Terminal {
         Ok(())
     }
 
-    /// Tells the reader at the other end that nothing more comes.
+    /// Signals the end of input to the reader.
     pub(super) async fn end_input(&self) -> io::Result<()> {
         self.write_all(EOT).await
     }

@@ -15,7 +15,8 @@ const INTERRUPTED: &str = "interrupted: the image may be deleted already ('bange
 /// `banger image delete`.
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
-    /// A name (with its last name an image goes too), or an id or the beginning of one (the image goes with all its names)
+    /// A name (with its last name an image goes too), or an id or the beginning of one (the image goes with all its
+    /// names)
     #[arg(required = true, value_name = "IMAGE", add = complete::images())]
     images: Vec<ImageName>,
 }

@@ -21,8 +21,8 @@ const INTERRUPTED: &str = "interrupted: the kernel was not imported, and nothing
 pub(crate) struct ImportArgs {
     /// Name of the new kernel: <family>-<major.minor> if it is to be published
     kernel: KernelName,
-    /// A directory (vmlinux, bzImage or vmlinuz; config; initrd.img; modules/ or lib/modules/<version>/), a Debian kernel
-    /// package, or a kernel file
+    /// A directory (vmlinux, bzImage or vmlinuz; config; initrd.img; modules/ or lib/modules/<version>/), a Debian
+    /// kernel package, or a kernel file
     #[arg(long, value_name = "PATH", value_hint = ValueHint::AnyPath)]
     from: PathBuf,
     /// Its distribution, such as debian or generic
