@@ -41,8 +41,8 @@ fn main() -> ExitCode {
         ("modprobe", false) => modprobe::run(&args),
         _ if args.first().is_some_and(|arg| arg == "hosted") => hosted::run(&args[1..]),
         _ if args.first().is_some_and(|arg| arg == "--version") => {
-            let said = writeln!(io::stdout(), "banger-vsock-agent {}", env!("CARGO_PKG_VERSION"));
-            if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            let printed = writeln!(io::stdout(), "banger-vsock-agent {}", env!("CARGO_PKG_VERSION"));
+            if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         _ => {
             hosted::print_error(

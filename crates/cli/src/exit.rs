@@ -117,7 +117,7 @@ fn misuse(text: &str) -> Failure {
     })
 }
 
-/// What is known of a command line that does not parse.
+/// Properties of a command line that does not parse.
 #[derive(Debug, PartialEq, Eq)]
 struct TypedLine {
     /// Whether the command is `run` or `exec`: status 125 then says that the guest command did not run.

@@ -32,7 +32,7 @@ use tokio::{io::DuplexStream, sync::mpsc};
 /// Marker in the hints of the corpora's guests, which no hint of banger contains.
 const FOREIGN: &str = "@FOREIGN@";
 /// Longest text of a failure: escaped guest text, and banger's own.
-const MOST_SHOWN: usize = 8 << 10;
+const MAX_SHOWN: usize = 8 << 10;
 /// Number and size of the chunks of a body.
 const PIECES: (usize, usize) = (6, 32 << 10);
 
@@ -48,23 +48,23 @@ pub fn session(data: &[u8]) {
         let work = async {
             let (_, stdin) = mpsc::channel(1);
             let (_, control) = mpsc::unbounded_channel();
-            begun(data).await?.run(stdin, control, tokio::io::sink(), tokio::io::sink()).await
+            start_session(data).await?.run(stdin, control, tokio::io::sink(), tokio::io::sink()).await
         };
-        brief(work.await);
+        check_short(work.await);
     });
 }
 
 /// Reads `data` as an agent's messages in the session that installs tools.
 pub fn bootstrap(data: &[u8]) {
-    let mut said = format!(
+    let mut answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\nSec-WebSocket-Accept: {ACCEPTS}\r\n\r\n"
     )
     .into_bytes();
-    said.extend_from_slice(data);
+    answer.extend_from_slice(data);
     run(async {
-        let session = begun(&said).await.expect("it is accepted");
-        harmless(bootstrap::fuzz_read(session).await);
+        let session = start_session(&answer).await.expect("it is accepted");
+        check_shown(bootstrap::fuzz_read(session).await);
     });
 }
 
@@ -72,9 +72,9 @@ pub fn bootstrap(data: &[u8]) {
 /// timeout.
 pub fn http(data: &[u8]) {
     run(async {
-        let mut connection = connected(Peer::saying(data)).await;
-        brief(guest::ask::<Vec<Port>>(&mut connection, "/ports").await.map_err(Error::from));
-        let mut connection = connected(Peer::saying(data)).await;
+        let mut connection = connected(Peer::answering(data)).await;
+        check_short(guest::ask::<Vec<Port>>(&mut connection, "/ports").await.map_err(Error::from));
+        let mut connection = connected(Peer::answering(data)).await;
         let answer = async {
             let response = STALL_TIMEOUT.exchange(&mut connection, Method::GET, "/workspace", None).await?;
             if !response.status().is_success() {
@@ -84,37 +84,37 @@ pub fn http(data: &[u8]) {
         };
         let answer = answer.await;
         assert!(answer.as_ref().is_ok_and(|body| body.len() <= MAX_BODY) || answer.is_err(), "more than the limit");
-        brief(answer.map_err(Error::from));
+        check_short(answer.map_err(Error::from));
     });
 }
 
 /// Reads `data` as an agent's answer to an archive. The first byte says how much of the archive the agent reads before:
 /// most of it, or nothing. For odd values the agent leaves without reading the rest.
 pub fn put(data: &[u8]) {
-    let Some((takes, said)) = data.split_first() else { return };
+    let Some((takes, answer)) = data.split_first() else { return };
     run(async {
         let takes = usize::from(*takes);
-        let peer = Peer { takes: takes * 512, stays: takes.is_multiple_of(2), ..Peer::saying(said) };
+        let peer = Peer { reads_first: takes * 512, reads_rest: takes.is_multiple_of(2), ..Peer::answering(answer) };
         let mut connection = connected(peer).await;
         let piece = Bytes::from(vec![0; PIECES.1]);
         let pieces = (0..PIECES.0).map(move |_| Ok::<_, std::io::Error>(Frame::data(piece.clone())));
         let tar = Body::new(StreamBody::new(futures_util::stream::iter(pieces)));
-        brief(guest::put_archive(&mut connection, "/root", tar).await.map_err(Error::from));
+        check_short(guest::put_archive(&mut connection, "/root", tar).await.map_err(Error::from));
     });
 }
 
 /// Starts a session with an agent that answers `data`.
-async fn begun(data: &[u8]) -> Result<Session<DuplexStream>> {
+async fn start_session(data: &[u8]) -> Result<Session<DuplexStream>> {
     let spec = ExecSpec { argv: vec!["true".into()], env: [].into(), cwd: None, user: None, tty: None };
-    Session::start(Peer::saying(data).meet(), &spec).await
+    Session::start(Peer::answering(data).connect(), &spec).await
 }
 
 async fn connected(peer: Peer) -> Connection {
-    Connection::open(peer.meet(), Vec::new()).await.expect("nothing was said yet")
+    Connection::open(peer.connect(), Vec::new()).await.expect("nothing was said yet")
 }
 
 /// Checks that a failure, in either format, moves no cursor, has no hints but banger's, and no operation id.
-fn harmless<T>(result: Result<T>) {
+fn check_shown<T>(result: Result<T>) {
     let Err(Error::Failed(failure)) = result else { return };
     assert!(failure.operation.is_none(), "an id that no log has: {failure:?}");
     assert!(!failure.hints.concat().contains(FOREIGN), "a guest's hint: {failure:?}");
@@ -126,13 +126,13 @@ fn harmless<T>(result: Result<T>) {
     assert_eq!(serde_json::from_str::<Failure>(&json).expect("it is the same one"), failure);
 }
 
-/// Same as [`harmless`], and checks that the text is short.
-fn brief<T>(result: Result<T>) {
+/// Same as [`check_shown`], and checks that the text is short.
+fn check_short<T>(result: Result<T>) {
     if let Err(Error::Failed(failure)) = &result {
         let shown = Printer::plain().describe(failure).len();
-        assert!(shown <= MOST_SHOWN, "{shown} bytes: {failure:?}");
+        assert!(shown <= MAX_SHOWN, "{shown} bytes: {failure:?}");
     }
-    harmless(result);
+    check_shown(result);
 }
 
 fn run(work: impl Future<Output = ()>) {
@@ -168,7 +168,7 @@ pub fn workspace(data: &[u8]) {
     let (paths, ids) = import::fuzz_read(data);
     for path in paths {
         let Ok(path) = path else {
-            brief(path);
+            check_short(path);
             continue;
         };
         let climbs = path.split('/').any(|part| part == "..");

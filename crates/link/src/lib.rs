@@ -9,7 +9,7 @@
 //! reader until the session ends; and opening one stream too many ends the session. A test talks to that crate to prove
 //! compatibility.
 //!
-//! What both ends of a copy over the channel do alike with the files in an archive is in [`archive`].
+//! [`archive`] has the handling of files in tar archives, which both ends of a copy over the channel share.
 //!
 //! The cost of a peer is bounded: [`WINDOW`] bytes of unread data per stream, [`OUTBOX`] bytes of unsent data per
 //! stream, and `MAX_STREAMS` streams per session, of which a guest may open [`MAX_GUEST_STREAMS`] at a host.

@@ -26,7 +26,7 @@ pub enum ConnectError {
     Io(#[source] io::Error),
     /// The answer is not `OK <number>`.
     #[error("the VM's socket answered with nonsense")]
-    Nonsense,
+    BadAnswer,
 }
 
 /// Connects to `port` of the guest behind the socket at `path`. There is no time limit for the answer.
@@ -51,9 +51,9 @@ pub async fn client_handshake<S: AsyncRead + AsyncWrite + Unpin>(
             .strip_prefix("OK ")
             .and_then(|number| number.parse::<u32>().ok())
             .map(drop)
-            .ok_or(ConnectError::Nonsense),
+            .ok_or(ConnectError::BadAnswer),
         Line::Ended => Err(ConnectError::Refused(port)),
-        Line::Bad => Err(ConnectError::Nonsense),
+        Line::Bad => Err(ConnectError::BadAnswer),
     }
 }
 

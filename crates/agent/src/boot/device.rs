@@ -18,16 +18,16 @@ const REPORT_AFTER: Duration = Duration::from_secs(2);
 /// built-in driver is long before this.
 pub(super) fn wait_for(device: &str) -> Result<(), BootError> {
     let start = Instant::now();
-    let mut said = false;
+    let mut reported = false;
     while !Path::new(device).exists() {
         let waited = start.elapsed();
         if waited > APPEAR_TIMEOUT {
             let error: io::Error = io::ErrorKind::TimedOut.into();
             return Err(error).attempt(|| format!("waiting for the disk {device}; there are: {}", disks()));
         }
-        if waited > REPORT_AFTER && !said {
+        if waited > REPORT_AFTER && !reported {
             say(&format!("waiting for the disk {device}"));
-            said = true;
+            reported = true;
         }
         sleep(Duration::from_millis(2));
     }

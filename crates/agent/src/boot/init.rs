@@ -52,7 +52,7 @@ pub(super) fn hand_over(booted: Booted) -> Result<Never, BootError> {
 #[expect(clippy::exit, reason = "a forked child has no main to return to")]
 fn serve(mut booted: Booted) -> ! {
     reaper::unblock_signals();
-    stand_apart(c"@banger-agent");
+    detach_from_image(c"@banger-agent");
     // For the shutdown hook, in a directory that only root writes to.
     put(&format!("/run/initramfs/{}", crate::shutdown_hook::PID_FILE), &std::process::id().to_string());
     booted.phases.end("agent");
@@ -63,7 +63,7 @@ fn serve(mut booted: Booted) -> ! {
 
 /// Separates this process from the image: a session and a cgroup of its own, protection from the OOM killer, and a name
 /// that begins with `@`, so that systemd spares it to the end.
-fn stand_apart(name: &'static std::ffi::CStr) {
+fn detach_from_image(name: &'static std::ffi::CStr) {
     let _ = setsid();
     machine::name_process(name);
     // Not in the root group, whose processes systemd moves to its own.

@@ -1,6 +1,6 @@
 //! The root file system: the VM's work disk over the shared image.
 //!
-//! What is where on the work disk:
+//! Layout of the work disk:
 //!
 //! ```text
 //! overlay/upper  overlay/work     the overlay's two directories

@@ -171,12 +171,12 @@ async fn systemd_state() -> String {
             .stderr(Stdio::null())
             .output()
             .await;
-        let word = match asked {
+        let state = match asked {
             Ok(output) => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
             Err(_) => return "unknown".to_owned(),
         };
-        if !matches!(word.as_str(), "" | "starting" | "initializing" | "offline" | "unknown") && word.len() < 64 {
-            return word;
+        if !matches!(state.as_str(), "" | "starting" | "initializing" | "offline" | "unknown") && state.len() < 64 {
+            return state;
         }
         sleep(PAUSE).await;
     }
@@ -191,9 +191,9 @@ mod tests {
     #[tokio::test]
     async fn a_late_acknowledgement_is_not_the_next_words() {
         let announcer = Announcer::empty();
-        let word = |verb| GuestEvent::Power { verb, within_ms: 0 };
-        assert!(!announcer.announce_power(&word(Power::Reboot), Duration::ZERO).await);
-        let off = word(Power::Poweroff);
+        let power = |verb| GuestEvent::Power { verb, within_ms: 0 };
+        assert!(!announcer.announce_power(&power(Power::Reboot), Duration::ZERO).await);
+        let off = power(Power::Poweroff);
         let mut waits = Box::pin(announcer.announce_power(&off, Duration::from_secs(600)));
         let mut look = |expected: Poll<bool>| {
             assert_eq!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())), expected);

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 /// Pause before a port without a host is tried again.
-const ABSENCE: Duration = Duration::from_millis(50);
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const PORTS: &str = "/sys/class/virtio-ports";
 
 /// An open port.
@@ -28,16 +28,16 @@ const PORTS: &str = "/sys/class/virtio-ports";
 pub(super) struct Port {
     pipe: Pipe,
     /// Timers of reading and of writing, while the host is away.
-    absence: [Absence; 2],
+    pauses: [Pause; 2],
 }
 
-type Absence = Option<Pin<Box<Sleep>>>;
+type Pause = Option<Pin<Box<Sleep>>>;
 
 /// Waits for the end of the current pause.
-fn poll_over(absence: &mut Absence, cx: &mut Context<'_>) -> Poll<()> {
-    if let Some(sleep) = absence {
+fn poll_pause(pause: &mut Pause, cx: &mut Context<'_>) -> Poll<()> {
+    if let Some(sleep) = pause {
         ready!(sleep.as_mut().poll(cx));
-        *absence = None;
+        *pause = None;
     }
     Poll::Ready(())
 }
@@ -52,7 +52,7 @@ impl Port {
                 Ok(open(path, flags, Mode::empty())?)
             });
             match opened {
-                Ok(fd) => return Ok(Self { pipe: Pipe::new(fd)?, absence: [None, None] }),
+                Ok(fd) => return Ok(Self { pipe: Pipe::new(fd)?, pauses: [None, None] }),
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => sleep(Duration::from_millis(5)).await,
             }
@@ -74,11 +74,11 @@ fn find(class: &Path) -> io::Result<PathBuf> {
 
 impl AsyncRead for Port {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { pipe, absence: [absence, _] } = &mut *self;
+        let Self { pipe, pauses: [pause, _] } = &mut *self;
         loop {
-            ready!(poll_over(absence, cx));
-            match ready!(pipe.poll_some(cx, buf))? {
-                0 => *absence = Some(Box::pin(sleep(ABSENCE))),
+            ready!(poll_pause(pause, cx));
+            match ready!(pipe.poll_read_some(cx, buf))? {
+                0 => *pause = Some(Box::pin(sleep(RETRY_PAUSE))),
                 _ => return Poll::Ready(Ok(())),
             }
         }
@@ -87,11 +87,11 @@ impl AsyncRead for Port {
 
 impl AsyncWrite for Port {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { pipe, absence: [_, absence] } = &mut *self;
+        let Self { pipe, pauses: [_, pause] } = &mut *self;
         loop {
-            ready!(poll_over(absence, cx));
-            match ready!(pipe.poll_put(cx, bytes))? {
-                0 if !bytes.is_empty() => *absence = Some(Box::pin(sleep(ABSENCE))),
+            ready!(poll_pause(pause, cx));
+            match ready!(pipe.poll_write_some(cx, bytes))? {
+                0 if !bytes.is_empty() => *pause = Some(Box::pin(sleep(RETRY_PAUSE))),
                 count => return Poll::Ready(Ok(count)),
             }
         }
@@ -120,7 +120,7 @@ mod tests {
         let path = dir.path().join("fifo");
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
         let reader = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
-        let mut port = Port { pipe: Pipe::new(reader.into()).unwrap(), absence: [None, None] };
+        let mut port = Port { pipe: Pipe::new(reader.into()).unwrap(), pauses: [None, None] };
         let writer = || fs::File::options().write(true).open(&path).unwrap();
         let mut bytes = [0; 8];
         writer().write_all(b"one").unwrap();
@@ -135,7 +135,7 @@ mod tests {
             Pin::new(&mut port).poll_read(cx, &mut buffer)
         });
         let say = async {
-            sleep(ABSENCE * 4).await;
+            sleep(RETRY_PAUSE * 4).await;
             back.write_all(b"two").unwrap();
         };
         let (read, ()) = tokio::join!(read, say);
@@ -169,26 +169,26 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         set(&ours, libc::SO_SNDBUF, 32 << 10);
         // Timestamps of sent data are kept, and poll as an error until they are read.
-        let word = libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_TX_ACK | libc::SOF_TIMESTAMPING_TX_SCHED;
-        set(&ours, libc::SO_TIMESTAMPING, word);
+        let flags = libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_TX_ACK | libc::SOF_TIMESTAMPING_TX_SCHED;
+        set(&ours, libc::SO_TIMESTAMPING, flags);
         ours.write_all(b"x").unwrap();
-        let mut port = Port { pipe: Pipe::new(ours.into()).unwrap(), absence: [None, None] };
+        let mut port = Port { pipe: Pipe::new(ours.into()).unwrap(), pauses: [None, None] };
         let bytes = vec![0; 64 << 10];
         let mut sent = 1;
         // Until it is full, which is noticed.
         while let Ok(count) =
-            tokio::time::timeout(ABSENCE * 4, poll_fn(|cx| Pin::new(&mut port).poll_write(cx, &bytes))).await
+            tokio::time::timeout(RETRY_PAUSE * 4, poll_fn(|cx| Pin::new(&mut port).poll_write(cx, &bytes))).await
         {
             sent += count.unwrap();
         }
-        assert!(port.absence[1].is_some(), "it does not poll as hung up");
+        assert!(port.pauses[1].is_some(), "it does not poll as hung up");
         let mut polls = 0;
         let write = poll_fn(|cx| {
             polls += 1;
             Pin::new(&mut port).poll_write(cx, &bytes)
         });
         let take = async {
-            sleep(ABSENCE * 4).await;
+            sleep(RETRY_PAUSE * 4).await;
             host.read_exact(&mut vec![0; sent]).unwrap();
         };
         let (written, ()) = tokio::join!(write, take);

@@ -29,7 +29,7 @@ impl Pipe {
 
     /// Reads all available data, up to the buffer's size: one read returns one of the device's buffers, a page. The
     /// meaning of 0 depends on the descriptor.
-    pub(super) fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_read_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = buf.filled().len();
         loop {
             let mut guard = ready!(self.0.poll_read_ready(cx))?;
@@ -57,14 +57,14 @@ impl Pipe {
                 return Poll::Ready(Ok(count));
             }
             if hung_up {
-                self.watch_anew(cx)?;
+                self.reregister(cx)?;
             }
         }
     }
 
     /// Writes as much as there is room for. 0 means that the other end is away: the descriptor is registered again, and
     /// the other end may still be away.
-    pub(super) fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_write_some(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.0.poll_write_ready(cx))?;
             let hung_up = guard.ready().is_write_closed();
@@ -73,7 +73,7 @@ impl Pipe {
                 Err(Errno::AGAIN) => {
                     guard.clear_ready();
                     if hung_up {
-                        self.watch_anew(cx)?;
+                        self.reregister(cx)?;
                         return Poll::Ready(Ok(0));
                     }
                 }
@@ -85,7 +85,7 @@ impl Pipe {
 
     /// Registers the descriptor again. For the runtime a hang-up is permanent, and it would retry again and again, but
     /// the other end of a device can come back.
-    fn watch_anew(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn reregister(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         self.0 = pollable(self.0.get_ref().try_clone()?)?;
         // The waiter of the other direction was registered with the old one. It is the same task: one drives both.
         cx.waker().wake_by_ref();
@@ -95,14 +95,14 @@ impl Pipe {
 
 impl AsyncRead for Pipe {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.poll_some(cx, buf).map_ok(drop)
+        self.poll_read_some(cx, buf).map_ok(drop)
     }
 }
 
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            match ready!(self.poll_put(cx, bytes))? {
+            match ready!(self.poll_write_some(cx, bytes))? {
                 0 if !bytes.is_empty() => {}
                 count => return Poll::Ready(Ok(count)),
             }

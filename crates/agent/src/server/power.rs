@@ -110,8 +110,8 @@ async fn go_down(context: &Context, verb: Power, grace: Duration) {
             signal_init(verb);
         }
         (RunsIn::Machine, Init::Image) => {
-            let said = report(context, verb, grace).await;
-            run_power_command(&said).await;
+            let sent = report(context, verb, grace).await;
+            run_power_command(&sent).await;
         }
         (RunsIn::Machine, Init::Agent | Init::Auto) => {
             end_processes(grace).await;
@@ -133,26 +133,26 @@ async fn last_word(context: &Context, verb: Power) {
 }
 
 /// A report of how the guest goes down.
-struct Said {
+struct PowerReport {
     verb: Power,
     /// Whether the host has recorded it.
-    is_known: bool,
+    is_recorded: bool,
 }
 
 /// Reports how the guest goes down and how long that may take, and returns the report. The host's request for a
 /// power-off outranks a reboot, even if it comes during the report: otherwise the host would find a rebooted guest and
-/// end it by force. The caller acts on the result at once.
-async fn report(context: &Context, verb: Power, within: Duration) -> Said {
+/// end it by force. The caller must act on the result without waiting.
+async fn report(context: &Context, verb: Power, within: Duration) -> PowerReport {
     let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-    let (mut said, mut is_known) = (None, false);
+    let (mut reported, mut is_recorded) = (None, false);
     loop {
         let verb = if context.off_wanted.get() { Power::Poweroff } else { verb };
-        if said.replace(verb) == Some(verb) {
-            return Said { verb, is_known };
+        if reported.replace(verb) == Some(verb) {
+            return PowerReport { verb, is_recorded };
         }
-        let word = GuestEvent::Power { verb, within_ms };
-        is_known = context.announcer.announce_power(&word, context.guest.acknowledgement).await;
-        if !is_known {
+        let event = GuestEvent::Power { verb, within_ms };
+        is_recorded = context.announcer.announce_power(&event, context.guest.acknowledgement).await;
+        if !is_recorded {
             boot::say("the host did not acknowledge the guest's end");
         }
     }
@@ -167,17 +167,17 @@ fn signal_init(verb: Power) {
 
 /// Lets the image's init stop everything. A reset ends the machine under every VMM, a power-off only under some, and a
 /// host that has recorded the report does not ask how the machine ended.
-async fn run_power_command(said: &Said) {
-    if run_first(commands(said), exec::DEFAULT_PATH).await.is_none() {
+async fn run_power_command(report: &PowerReport) {
+    if run_first(commands(report), exec::DEFAULT_PATH).await.is_none() {
         boot::say("the image's init cannot be told to stop");
     }
 }
 
 /// Returns the commands to try, the best first: an image may lack one, or its init may ignore one.
-fn commands(said: &Said) -> &'static [&'static str] {
-    match said.verb {
+fn commands(report: &PowerReport) -> &'static [&'static str] {
+    match report.verb {
         Power::Reboot => &["reboot"],
-        Power::Poweroff if said.is_known => &["reboot", "poweroff"],
+        Power::Poweroff if report.is_recorded => &["reboot", "poweroff"],
         Power::Poweroff => &["poweroff"],
     }
 }
@@ -240,10 +240,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_that_cannot_reboot_powers_off_all_the_same() {
-        let known = |verb, is_known| commands(&Said { verb, is_known });
+        let known = |verb, is_recorded| commands(&PowerReport { verb, is_recorded });
         assert_eq!(known(Power::Poweroff, false), ["poweroff"]);
-        for is_known in [false, true] {
-            assert_eq!(known(Power::Reboot, is_known), ["reboot"], "off is not what was asked for");
+        for is_recorded in [false, true] {
+            assert_eq!(known(Power::Reboot, is_recorded), ["reboot"], "off is not what was asked for");
         }
         let dir = tempfile::tempdir().unwrap();
         let (reboot, poweroff) = (dir.path().join("reboot"), dir.path().join("poweroff"));

@@ -32,7 +32,7 @@ struct Hosted {
 
 /// Options of a hosted agent.
 struct Options {
-    /// See [`Agent::connect`].
+    /// Acknowledgement of power events; see [`Agent::connect`].
     acknowledge: watch::Receiver<bool>,
     /// Arguments for the agent.
     also: &'static [&'static str],

@@ -81,7 +81,7 @@ fn render(doctor: &Doctor) -> String {
     let width = doctor.findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
     let mut text = String::new();
     for finding in &doctor.findings {
-        let verdict = word(finding.verdict);
+        let verdict = label(finding.verdict);
         let _ = writeln!(text, "{verdict}  {:width$}  {}", finding.check, escape(&finding.message));
         for cause in &finding.causes {
             for line in cause.lines() {
@@ -108,7 +108,7 @@ fn number(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn word(verdict: Verdict) -> &'static str {
+fn label(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Pass => "PASS",
         Verdict::Warn => "WARN",

@@ -61,18 +61,18 @@ pub(crate) async fn spawn(layout: &Layout) -> Result<Spawned> {
         Failure::caused_by(Code::Unavailable, format!("cannot start {}", program.display()), &error)
     })?;
     let ready = Receiver::from_owned_fd(ready).map_err(broken)?;
-    let words = tokio::time::timeout(READY_DEADLINE, read_message(ready)).await.map_err(|_| {
+    let message = tokio::time::timeout(READY_DEADLINE, read_message(ready)).await.map_err(|_| {
         Failure::new(Code::Timeout, format!("the daemon did not serve within {} s", READY_DEADLINE.as_secs()))
             .hint(format!("its log is {}", layout.daemon_log().display()))
     })?;
-    if words == READY_LINE.as_bytes() {
+    if message == READY_LINE.as_bytes() {
         return Ok(Spawned::Ready);
     }
     let status = wait(child).await?;
     if status.code() == Some(i32::from(EXIT_LOCK_HELD)) {
         return Ok(Spawned::LockHeld);
     }
-    Err(explain(&words, &stderr_tail(errors), status, layout).into())
+    Err(explain(&message, &stderr_tail(errors), status, layout).into())
 }
 
 /// Finds `bangerd` beside this program, else in `PATH`.
@@ -119,15 +119,15 @@ fn launch(program: &Path, ready: OwnedFd, errors: File) -> io::Result<Child> {
 
 /// Reads up to the first line feed or the end of file.
 async fn read_message(ready: Receiver) -> Vec<u8> {
-    let mut words = Vec::new();
+    let mut message = Vec::new();
     let mut ready = ready.take(MAX_MESSAGE);
-    while !words.ends_with(b"\n") {
-        match ready.read_buf(&mut words).await {
+    while !message.ends_with(b"\n") {
+        match ready.read_buf(&mut message).await {
             Ok(0) | Err(_) => break,
             Ok(_) => {}
         }
     }
-    words
+    message
 }
 
 /// Waits for the exit of a daemon that said it cannot serve.
@@ -158,8 +158,8 @@ fn stderr_tail(mut errors: File) -> String {
 }
 
 /// Builds the failure of a daemon that does not serve, from its own message or else from its stderr.
-fn explain(words: &[u8], errors: &str, status: ExitStatus, layout: &Layout) -> Failure {
-    if let Ok(failure) = serde_json::from_slice::<Failure>(words) {
+fn explain(message: &[u8], errors: &str, status: ExitStatus, layout: &Layout) -> Failure {
+    if let Ok(failure) = serde_json::from_slice::<Failure>(message) {
         return failure;
     }
     let failure = Failure::new(Code::Unavailable, format!("the daemon ended before it served ({status})"))

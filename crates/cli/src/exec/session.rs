@@ -219,12 +219,12 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
                 let reason = frame.map(|frame| frame.reason.to_string()).filter(|reason| !reason.is_empty());
                 return Err(cut_off(reason).into());
             }
-            Some(Ok(_)) => return Err(nonsense("a message that is not binary").into()),
+            Some(Ok(_)) => return Err(protocol_error("a message that is not binary").into()),
             Some(Err(error)) => return Err(broken(&error).into()),
             None => return Err(cut_off(None).into()),
         };
         let Some((channel, payload)) = message.split_first() else {
-            return Err(nonsense("an empty message").into());
+            return Err(protocol_error("an empty message").into());
         };
         match Channel::from_byte(*channel) {
             Some(Channel::Stdout) => match write(&mut stdout, payload).await {
@@ -237,7 +237,7 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
             Some(Channel::Status) => return outcome(payload).map(Ended::Outcome).map_err(Error::from),
             Some(Channel::Close) => {}
             Some(Channel::Stdin | Channel::Resize | Channel::Signal) | None => {
-                return Err(nonsense(&format!("a message on channel {channel}")).into());
+                return Err(protocol_error(&format!("a message on channel {channel}")).into());
             }
         }
     }
@@ -255,9 +255,9 @@ async fn write(output: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Result<(
 /// Parses a status; a code for "not started" other than a shell's becomes 125.
 fn outcome(payload: &[u8]) -> std::result::Result<Outcome, Failure> {
     let status: ExecStatus = serde_json::from_slice(payload).map_err(|error| {
-        nonsense("a status that does not parse").cause(guest::excerpt(error.to_string().as_bytes()))
+        protocol_error("a status that does not parse").cause(guest::excerpt(error.to_string().as_bytes()))
     })?;
-    match Outcome::try_from(&status).map_err(nonsense)? {
+    match Outcome::try_from(&status).map_err(protocol_error)? {
         Outcome::NotStarted { code, message } if !matches!(code, 126 | 127) => {
             Ok(Outcome::NotStarted { code: 125, message })
         }
@@ -289,7 +289,7 @@ fn broken(error: &tungstenite::Error) -> Failure {
         | tungstenite::Error::AlreadyClosed
         | tungstenite::Error::Protocol(ResetWithoutClosingHandshake) => cut_off(None),
         tungstenite::Error::Io(error) => cut_off(Some(error.to_string())),
-        error => nonsense("something outside the protocol").cause(error.to_string()),
+        error => protocol_error("something outside the protocol").cause(error.to_string()),
     }
 }
 
@@ -301,6 +301,6 @@ fn cut_off(reason: Option<String>) -> Failure {
     }
 }
 
-fn nonsense(what: &str) -> Failure {
+fn protocol_error(what: &str) -> Failure {
     Failure::new(Code::Guest, "the guest broke the exec protocol").cause(format!("it sent {what}"))
 }

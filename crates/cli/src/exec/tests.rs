@@ -72,7 +72,7 @@ async fn end(socket: &mut Socket, outcome: Outcome) {
     send(socket, Channel::Status, &status).await;
 }
 
-/// What the client received.
+/// Everything that the client received.
 #[derive(Debug)]
 struct Seen {
     ended: Result<Ended>,

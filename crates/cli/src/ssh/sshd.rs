@@ -69,7 +69,7 @@ pub(crate) fn connection(access: &SshAccess) -> ExecSpec {
         argv: ["sh", "-c", START, "sshd"].map(str::to_owned).into(),
         env: env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect::<BTreeMap<_, _>>(),
         cwd: Some("/".into()),
-        // Whatever the user of the VM or image: sshd changes to the user who logs in.
+        // Always root, whatever the VM's or the image's user is: sshd changes to the user who logs in.
         user: Some("root".to_owned()),
         tty: None,
     }

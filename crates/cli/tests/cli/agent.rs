@@ -102,7 +102,7 @@ async fn say(socket: &mut Socket, channel: Channel, bytes: &[u8]) -> Result {
 }
 
 /// Reads the client's next message, channel first.
-async fn hear(socket: &mut Socket) -> Result<(Channel, Vec<u8>)> {
+async fn read_message(socket: &mut Socket) -> Result<(Channel, Vec<u8>)> {
     loop {
         match socket.next().await {
             Some(Ok(Message::Binary(message))) => {
@@ -117,7 +117,7 @@ async fn hear(socket: &mut Socket) -> Result<(Channel, Vec<u8>)> {
 
 async fn cat(socket: &mut Socket) -> Result<Outcome> {
     loop {
-        match hear(socket).await? {
+        match read_message(socket).await? {
             (Channel::Stdin, bytes) => say(socket, Channel::Stdout, &bytes).await?,
             (Channel::Close, end) => {
                 assert_eq!(end, [0]);
@@ -132,7 +132,7 @@ async fn cat(socket: &mut Socket) -> Result<Outcome> {
 async fn wait(socket: &mut Socket, deaf: bool) -> Result<Outcome> {
     say(socket, Channel::Stdout, b"waiting\n").await?;
     loop {
-        if let (Channel::Signal, signal) = hear(socket).await? {
+        if let (Channel::Signal, signal) = read_message(socket).await? {
             say(socket, Channel::Stdout, format!("signal {}\n", signal[0]).as_bytes()).await?;
             if !deaf {
                 return Ok(Outcome::Exited(128 + signal[0]));
@@ -145,7 +145,7 @@ async fn size(socket: &mut Socket, tty: Option<TerminalSize>) -> Result<Outcome>
     let shown = |size: TerminalSize| format!("{}x{}\r\n", size.cols, size.rows);
     say(socket, Channel::Stdout, tty.map_or("no terminal\r\n".into(), shown).as_bytes()).await?;
     loop {
-        if let (Channel::Resize, json) = hear(socket).await? {
+        if let (Channel::Resize, json) = read_message(socket).await? {
             say(socket, Channel::Stdout, shown(serde_json::from_slice(&json).unwrap()).as_bytes()).await?;
             return Ok(Outcome::Exited(0));
         }
@@ -156,7 +156,7 @@ async fn size(socket: &mut Socket, tty: Option<TerminalSize>) -> Result<Outcome>
 async fn shell(socket: &mut Socket) -> Result<Outcome> {
     say(socket, Channel::Stdout, b"$ ").await?;
     loop {
-        match hear(socket).await? {
+        match read_message(socket).await? {
             (Channel::Stdin, bytes) if bytes == b"q" => return Ok(Outcome::Exited(5)),
             (Channel::Stdin, bytes) => say(socket, Channel::Stdout, format!("{bytes:?}").as_bytes()).await?,
             (Channel::Close, _) => return Ok(Outcome::Exited(0)),

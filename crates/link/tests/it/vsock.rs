@@ -42,7 +42,7 @@ fn nonsense_is_bounded_on_both_sides() {
             let (mut client, mut server) = UnixStream::pair().unwrap();
             server.write_all(answer.as_bytes()).await.unwrap();
             let connected = client_handshake(&mut client, 5).await;
-            assert!(matches!(connected, Err(ConnectError::Nonsense)), "{connected:?}");
+            assert!(matches!(connected, Err(ConnectError::BadAnswer)), "{connected:?}");
         }
         for request in ["CONNECT \n", "CONNECT x\n", "CONNECT 4294967296\n", "connect 1\n", &"C".repeat(100_000), ""] {
             let (mut client, mut server) = UnixStream::pair().unwrap();

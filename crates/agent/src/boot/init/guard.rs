@@ -3,7 +3,7 @@
 //! It does nothing else, so that nothing in it can fail. Signals for the agent do not go through it: they are sent to
 //! the process id that each agent writes down.
 
-use super::{Booted, machine, reaper, say, serve, stand_apart};
+use super::{Booted, detach_from_image, machine, reaper, say, serve};
 use rustix::process::{WaitOptions, wait};
 use std::{thread::sleep, time::Duration};
 
@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Runs the guard's process, which ends with the machine.
 pub(super) fn run(booted: Booted) -> ! {
     reaper::block_all_signals();
-    stand_apart(c"@banger-guard");
+    detach_from_image(c"@banger-guard");
     loop {
         match machine::fork() {
             Ok(None) => serve(booted),

@@ -67,7 +67,7 @@ impl Packer<'_> {
         let dir = dir.as_fd();
         let stat = match fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            // It existed when the directory was read; a live tree changes.
+            // The file existed when the directory was read; a live tree changes.
             Err(Errno::NOENT) if depth > 0 => return Ok(()),
             Err(error) => return Err(error.into()),
         };

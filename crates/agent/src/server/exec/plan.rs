@@ -77,7 +77,7 @@ fn with_accounts(
             None => Cwd::Home(account.home.clone()),
         },
     };
-    let (program, arg0, args) = match words(spec.argv, &config.image.command, usable.is_some()) {
+    let (program, arg0, args) = match choose_argv(spec.argv, &config.image.command, usable.is_some()) {
         Some((program, args)) => (program, None, args),
         None => (shell.clone(), Some(login_name(&shell)), Vec::new()),
     };
@@ -87,10 +87,10 @@ fn with_accounts(
 
 /// Returns the program and its arguments; `None` means a shell. Without a request it is a shell if there is one, else
 /// the image's command.
-fn words(asked: Vec<String>, image: &[String], shell: bool) -> Option<(String, Vec<String>)> {
-    let words = if asked.is_empty() && !shell { image.to_vec() } else { asked };
-    let mut words = words.into_iter();
-    words.next().map(|program| (program, words.collect()))
+fn choose_argv(asked: Vec<String>, image: &[String], shell: bool) -> Option<(String, Vec<String>)> {
+    let argv = if asked.is_empty() && !shell { image.to_vec() } else { asked };
+    let mut argv = argv.into_iter();
+    argv.next().map(|program| (program, argv.collect()))
 }
 
 /// Returns the account's shell. If it is missing, or denies logins like a service account's, the default shell is used.

@@ -59,8 +59,9 @@ pub(super) fn start(plan: &Plan, group: Option<Group>) -> Result<Started, Outcom
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         None
     };
-    let (told, tell) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|error| failed(&error.into()))?;
-    let setup = Setup::new(plan, group.as_ref(), tell).map_err(|error| failed(&error))?;
+    let (failed_step, step_writer) =
+        pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(|error| failed(&error.into()))?;
+    let setup = Setup::new(plan, group.as_ref(), step_writer).map_err(|error| failed(&error))?;
     // SAFETY: the closure makes system calls on memory that was made before the fork, and allocates nothing.
     unsafe { command.pre_exec(move || setup.run()) };
     let child = command.spawn();
@@ -71,13 +72,13 @@ pub(super) fn start(plan: &Plan, group: Option<Group>) -> Result<Started, Outcom
             Some(pid) => Ok(Started { child, pid, terminal, group }),
             None => Err(failed(&io::ErrorKind::NotFound.into())),
         },
-        Err(error) => Err(explain(plan, &error, &told)),
+        Err(error) => Err(explain(plan, &error, &failed_step)),
     }
 }
 
 /// Steps of the child before exec. Everything they need is allocated before the fork.
 struct Setup {
-    tell: OwnedFd,
+    step_writer: OwnedFd,
     procs: Option<OwnedFd>,
     controlling: bool,
     user: Option<(Vec<rustix::fs::Gid>, rustix::fs::Gid, rustix::fs::Uid)>,
@@ -86,7 +87,7 @@ struct Setup {
 }
 
 impl Setup {
-    fn new(plan: &Plan, group: Option<&Group>, tell: OwnedFd) -> io::Result<Self> {
+    fn new(plan: &Plan, group: Option<&Group>, step_writer: OwnedFd) -> io::Result<Self> {
         let (cwd, home) = match &plan.cwd {
             Cwd::Named(path) => (path, false),
             Cwd::Home(path) => (path, true),
@@ -96,7 +97,7 @@ impl Setup {
             (groups, rustix::fs::Gid::from_raw(account.gid), rustix::fs::Uid::from_raw(account.uid))
         });
         Ok(Self {
-            tell,
+            step_writer,
             procs: group.map(|group| group.procs.try_clone()).transpose()?,
             controlling: plan.tty.is_some(),
             user,
@@ -154,15 +155,15 @@ impl Setup {
     }
 
     fn report(&self, step: Step, error: Errno) -> io::Error {
-        let _ = write(&self.tell, &[step as u8]);
+        let _ = write(&self.step_writer, &[step as u8]);
         io::Error::from_raw_os_error(error.raw_os_error())
     }
 }
 
 /// Builds the outcome that a shell would report for a program that did not start.
-fn explain(plan: &Plan, error: &io::Error, told: &OwnedFd) -> Outcome {
+fn explain(plan: &Plan, error: &io::Error, failed_step: &OwnedFd) -> Outcome {
     let mut step = [0];
-    let step = match read(told, &mut step) {
+    let step = match read(failed_step, &mut step) {
         Ok(1) => step[0],
         _ => 0,
     };

@@ -36,8 +36,8 @@ pub(crate) async fn run(context: &Context) -> Result {
     // JSON has the state in the image itself.
     for image in images.iter().filter(|_| !context.printer.json()) {
         if let Some(problem) = &image.problem {
-            let said = std::iter::once(problem).chain(&image.hints).map(String::as_str).collect::<Vec<_>>();
-            context.printer.warn(&format!("image {}: {}", image.id, said.join("; ")));
+            let text = std::iter::once(problem).chain(&image.hints).map(String::as_str).collect::<Vec<_>>();
+            context.printer.warn(&format!("image {}: {}", image.id, text.join("; ")));
         }
     }
     Ok(Status::Done)

@@ -94,7 +94,7 @@ struct Plan {
     lease: bool,
     /// Repository to import.
     import: Option<ImportRequest>,
-    /// What to do with the tools that the repository asks for.
+    /// Treatment of the tools that the repository asks for.
     bootstrap: Bootstrap,
     /// Whether only the files of the import are printed.
     dry_run: bool,

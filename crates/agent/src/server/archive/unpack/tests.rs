@@ -7,7 +7,7 @@ use std::{
 };
 use tar::{Builder, Header};
 
-/// An archive that is a hard link at `name` to `target`.
+/// Builds an archive with a hard link at `name` to `target`.
 fn hard_link(name: &str, target: &str) -> Vec<u8> {
     let mut header = Header::new_gnu();
     header.set_entry_type(EntryType::Link);
@@ -17,7 +17,7 @@ fn hard_link(name: &str, target: &str) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// A directory with `file`, `dir/file`, `link` to `dir` and `out` to what is beside it.
+/// Creates a directory with `file`, `dir/file`, `link` to `dir` and `out` to its parent.
 fn tree() -> (tempfile::TempDir, OwnedFd) {
     let temp = tempfile::tempdir().unwrap();
     let root = temp.path().join("root");
@@ -31,7 +31,7 @@ fn tree() -> (tempfile::TempDir, OwnedFd) {
     (temp, base)
 }
 
-/// What is there, without what links lead to.
+/// Lists the files in the tree, without following links.
 fn listed(root: &Path) -> Vec<String> {
     let mut names = Vec::new();
     for dir in ["", "dir"] {
