@@ -1,6 +1,6 @@
 //! `/init`: from an unpacked initramfs to the image's root file system with an agent beside its init.
 //!
-//! Single-threaded until the fork. The order is the one that works beside systemd:
+//! Single-threaded until the fork. This order works together with systemd:
 //!
 //! ```text
 //! /dev /proc /sys   a timer?   modules   image + work disk → overlay   directories on the work disk   modules tree
@@ -8,8 +8,8 @@
 //! names, clock, entropy, lo, eth0   fork: the child serves, the parent becomes the image's init or our own
 //! ```
 //!
-//! A step that fails ends the boot: it is printed on the console, told to the host if it can be reached, and the machine
-//! is reset, so that nobody waits for a guest that will never answer.
+//! A failed step ends the boot: the error is printed on the console and reported to the host if it can be reached, and
+//! the machine is reset, so that nothing waits for a guest that will never answer.
 
 mod config;
 mod console;

@@ -3,12 +3,12 @@
 //! One static binary with several roles, told apart by its name, its process id and its first argument:
 //!
 //! ```text
-//! /init, as process 1                       boot, then image's init or our own process 1, and the agent beside it
-//! /shutdown <verb>, as process 1            systemd's last step: the agent says goodbye and resets the machine
-//! poweroff | reboot | halt | shutdown       where the agent is process 1: ask it
-//! modprobe <name>…                          where the image has none
+//! /init, as process 1                       boot, then the image's init or our own process 1, and the agent beside it
+//! /shutdown <verb>, as process 1            systemd's last step: the agent reports and resets the machine
+//! poweroff | reboot | halt | shutdown       where the agent's init is process 1: signal it
+//! modprobe <name>…                          for images without one
 //! banger-vsock-agent hosted --fd N --config FILE    the agent alone, as an ordinary process on an inherited channel
-//! banger-vsock-agent --version                      which one a host has
+//! banger-vsock-agent --version                      print the version
 //! ```
 
 mod accounts;

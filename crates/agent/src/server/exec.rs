@@ -5,8 +5,8 @@
 //!                                                     └ client gone: HUP to the group, KILL to the cgroup 10 s later
 //! ```
 //!
-//! The status follows everything the command itself wrote. Processes it leaves behind may hold its pipes open: they get
-//! [`LINGER`] of silence, then the status is sent without them.
+//! The status follows everything that the command itself wrote. Processes that it leaves behind may hold its pipes
+//! open; after [`LINGER`] of silence the status is sent nevertheless.
 
 mod group;
 mod plan;

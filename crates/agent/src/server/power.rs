@@ -1,8 +1,8 @@
-//! Going down: who ends the processes, and in which order the last words are said.
+//! Shutdown: who ends the processes, and the order of the steps up to the report to the host.
 //!
 //! ```text
 //! agent is process 1's   sync · TERM · grace · KILL · freeze the work disk · Power · acknowledgement · reset
-//! image's systemd        sync · ask it · it stops everything and runs our hook · freeze · Power · acknowledgement · reset
+//! image's systemd        sync · signal it · it stops all, runs our hook · freeze · Power · acknowledgement · reset
 //! another image's init   sync · Power with its grace · acknowledgement · its own `reboot`
 //! hosted                 Power · acknowledgement · exit
 //! ```

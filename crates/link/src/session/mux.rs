@@ -1,17 +1,17 @@
-//! The rules of multiplexing: a state machine between handles and frames, without I/O.
+//! The multiplexer: a state machine between handles and frames, without I/O.
 //!
 //! ```text
 //! a stream lives from SYN to the first of
 //!   RST sent or received
 //!   FIN sent and FIN received, and no handle
 //! a handle dropped with its writing half open              → RST at once, unsent bytes are dropped
-//! a handle dropped after its writing half was closed       → unsent bytes, FIN, then RST unless the peer has finished too
+//! a handle dropped after its writing half was closed       → unsent bytes, FIN, then RST unless the peer has finished
 //! ```
 //!
-//! An RST does not take back what was received before it: the reader gets those bytes, then the error. A peer that
-//! finished before the RST is a plain end of file. This is what lets a handle be dropped right after its last write.
+//! An RST does not discard what was received before it: the reader gets those bytes, then the error. If the peer
+//! finished before the RST, the reader gets a plain end of file. So a handle may be dropped right after its last write.
 //!
-//! The handles' side is here; [`receive`] and [`send`] are the pipe's.
+//! This file has the handles' side; [`receive`] and [`send`] have the pipe's.
 
 mod bounds;
 mod flow;

@@ -1,4 +1,4 @@
-//! Hard links, whose source is one of the files that may have to make way.
+//! Hard links, whose target is one of the files that may be replaced.
 
 use super::*;
 use std::{
@@ -50,7 +50,7 @@ fn a_file_that_is_linked_to_itself_stays() {
             unpack(&base, &hard_link(name, target)[..], policy).unwrap();
             assert_eq!(fs::read(temp.path().join("root").join(name)).unwrap(), name.as_bytes(), "{policy:?}");
         }
-        // By another of its names as well.
+        // Also under another of its names.
         let (temp, base) = tree();
         let root = temp.path().join("root");
         fs::hard_link(root.join("file"), root.join("same")).unwrap();
@@ -68,7 +68,7 @@ fn a_link_to_what_is_not_there_makes_nothing_and_nothing_makes_way() {
             ("new/file", "none"),
             ("dir", "none"),
             ("file", "dir"),
-            // One in the other.
+            // One inside the other.
             ("dir", "dir/file"),
             ("file/new", "file"),
             ("file", "out/beside"),
