@@ -1,7 +1,7 @@
-//! Disks of virtual machines: sparse files, made and copied without touching what is not there.
+//! Disks of virtual machines: sparse files, created and copied without touching their holes.
 //!
-//! A [`WorkDisks`] hands out the private disk a VM keeps its changes on. It decides the filesystem on it and that
-//! making one costs the same whatever its size; what the guest mounts where is the agent's.
+//! [`WorkDisks`] creates the private disk a VM keeps its changes on. It decides the filesystem on it, and that creating
+//! one costs the same whatever its size; where the guest mounts what is the agent's decision.
 
 mod copy;
 mod format;

@@ -1,11 +1,11 @@
-//! Downloads, for code that blocks.
+//! Downloads, for blocking code.
 //!
-//! One request, one stream of bytes, hashed on the way; nothing is kept, resumed or unpacked. Decides which addresses
-//! may be asked ([`Address`]), how slow a server may be and that the end has to be where it was announced; refuses to
-//! know what the bytes are.
+//! One request, one stream of bytes, hashed while it arrives; nothing is stored, resumed or unpacked. Decides which
+//! addresses are allowed ([`Address`]), how slow a server may be, and that the body ends where it was announced;
+//! refuses to know what the bytes are.
 //!
-//! The network has a thread of its own per download: it reads and hashes while the caller unpacks and writes, and the
-//! caller can turn away at any time, even from a name server that does not answer.
+//! Each download has a network thread of its own: it reads and hashes while the caller decompresses and writes, and the
+//! caller can stop at any time, even while a name server does not answer.
 
 mod address;
 mod body;
@@ -26,34 +26,33 @@ use crate::job::Job;
 use std::time::{Duration, Instant};
 use transfer::Transfer;
 
-/// Fewest bytes a second: what a telephone line carried. The largest bundle takes a day and a half at this min_rate.
+/// Minimum rate in bytes per second: that of a telephone line. The largest bundle takes a day and a half at this rate.
 const MIN_RATE: u64 = 8 << 10;
-/// How often a wait looks at the cancel flag.
+/// Interval at which a wait checks for cancellation.
 const POLL: Duration = Duration::from_millis(25);
-/// Who waits for somebody else longer than this is told why.
+/// Minimum length of a wait that the user is notified of.
 pub(crate) const NOTICE_AFTER: Duration = Duration::from_secs(1);
 
-/// How patient downloads are.
+/// HTTP client: timeouts, minimum rate and retries of downloads.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// How long a name server and a server may each take until there is a connection.
+    /// Timeout of name resolution and of connecting, each.
     pub connect: Duration,
-    /// How long a server may take to answer, or to say why it does not, and over how long a stretch of waiting its min_rate is
-    /// judged.
+    /// Timeout of a response, and the length of the periods over which the rate is measured.
     pub stall: Duration,
-    /// Fewest bytes a second that have to come over each such stretch. With a body whose length is known or limited, this
-    /// is what ends every download.
+    /// Minimum rate in bytes per second over each such period. With a body whose length is known or limited, it ends
+    /// every download.
     pub min_rate: u64,
-    /// The pause before each further attempt to connect; there are as many further attempts.
+    /// Pauses before further attempts to connect; there is one attempt per pause.
     pub pauses: Vec<Duration>,
 }
 
-/// How much a body may be.
+/// Expected length of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyLength {
-    /// So many bytes, neither more nor less.
+    /// Exactly so many bytes.
     Exactly(u64),
-    /// So many bytes at most.
+    /// At most so many bytes.
     UpTo(u64),
 }
 
@@ -65,8 +64,8 @@ impl Default for Client {
 }
 
 impl Client {
-    /// Asks for what is at `address`. The answer's head has arrived when this returns; the body is read from what is
-    /// returned.
+    /// Requests `address`; retries if no connection is made. The response's head has arrived when this returns; the
+    /// body is read from the returned value.
     pub fn open<'a>(&self, address: &Address, length: BodyLength, job: &Job<'a>) -> Result<Body<'a>, FetchError> {
         let request = Request::new(address.clone());
         let mut pauses = self.pauses.iter();
@@ -83,24 +82,24 @@ impl Client {
         }
     }
 
-    /// Asks once. The answer's head has arrived when this returns.
+    /// Makes one request. The response's head has arrived when this returns.
     pub fn ask<'a>(&self, request: &Request, length: BodyLength, job: &Job<'a>) -> Result<Body<'a>, FetchError> {
         Body::begin(Transfer::start(request.clone(), self)?, length, self, job)
     }
 
-    /// All of what is at `address`, for small things: at most `max` bytes.
+    /// Downloads a small file: at most `max` bytes.
     pub fn read(&self, address: &Address, max: u64, job: &Job<'_>) -> Result<Vec<u8>, FetchError> {
         let mut body = self.open(address, BodyLength::UpTo(max), job)?;
         let mut bytes = Vec::new();
-        // A failure is told by `finish`, with its reason.
+        // `finish` returns the failure, with its reason.
         let _ = std::io::Read::read_to_end(&mut body, &mut bytes);
         body.finish()?;
         Ok(bytes)
     }
 }
 
-/// Pauses before `host` is asked again, which was asked `since` then and failed. Whoever waits is told, unless it is over in
-/// a moment.
+/// Pauses before a request to `host` is repeated; the failed one was made at `since`. Notifies the user, unless the
+/// wait is short.
 pub(crate) fn pause_before_retry(
     host: &str,
     failure: &dyn std::error::Error,
@@ -115,7 +114,7 @@ pub(crate) fn pause_before_retry(
     wait(pause, job)
 }
 
-/// Sleeps, and wakes to a cancelled job.
+/// Sleeps; returns early if the job is cancelled.
 fn wait(pause: Duration, job: &Job<'_>) -> Result<(), FetchError> {
     let until = Instant::now() + pause;
     loop {

@@ -1,14 +1,14 @@
-//! Container images: from a reference to the layers of one platform, verified, merged into a [`RootfsBuilder`].
+//! Container images: from a reference to the layers of one platform, verified and merged into a [`RootfsBuilder`].
 //!
-//! Decides what a reference means, which documents a registry may answer with, how a layer is checked while it arrives
-//! and what a stack of layers adds up to. Refuses to know where images are kept and what they are called here. The
-//! client is our own, on the transport every download of banger uses: a registry needs five requests and two ways to
-//! say who asks, and an asynchronous client beside it would bring a second HTTP stack, a second TLS set-up and a
-//! runtime into a crate that blocks on purpose.
+//! Decides what a reference means, which documents a registry may answer with, how a layer is verified while it
+//! arrives, and how layers are stacked. Refuses to know where images are kept and what they are called on this host.
+//! The registry client is our own, on the transport of every download of banger: a registry needs five requests and two
+//! ways to authenticate, and an asynchronous client beside it would bring a second HTTP stack, a second TLS set-up and
+//! a runtime into a crate that blocks on purpose.
 //!
-//! Nothing is unpacked into directories, and nothing is written twice: what is in a layer's files goes to its final place
-//! in the image while the layer arrives, what its headers say is kept in memory. [`RootfsBuilder`] puts the layers
-//! together by path and writes what makes a file system of it.
+//! Nothing is unpacked into directories, and nothing is written twice: the contents of a layer's files are written to
+//! their final blocks in the image while the layer arrives, its headers are kept in memory. [`RootfsBuilder`] combines
+//! the layers by path and writes the rest of the file system.
 //!
 //! [`RootfsBuilder`]: crate::rootfs::RootfsBuilder
 
@@ -44,12 +44,12 @@ pub use platform::{InvalidPlatform, Platform};
 pub use pull::{ImageConfig, OpenedImage, Registries};
 pub use reference::{InvalidReference, Reference};
 
-/// What is in `input`, which is compressed with gzip, as layers are read: for whoever measures that.
+/// Decompresses gzip as layers are decompressed; public for benchmarks.
 pub fn gunzip(input: impl std::io::BufRead) -> impl std::io::Read {
     gunzip::Gunzip::new(input)
 }
 
-/// For fuzz targets and their replay: the walks that hostile bytes go through.
+/// Entry points for fuzz targets and their replay: the parsers that hostile bytes reach.
 #[doc(hidden)]
 pub mod fuzzing {
     use crate::{
@@ -57,7 +57,8 @@ pub mod fuzzing {
         rootfs::{self, RootfsBuilder},
     };
 
-    /// Reads `bytes` as every document there is; what it can be taken for. A manifest of what is no image is `unfit`.
+    /// Parses `bytes` as every kind of document and returns those that succeed. A manifest of something other than an
+    /// image is `unfit`.
     pub fn documents(bytes: &[u8]) -> Vec<&'static str> {
         use super::document::{ConfigFile, Descriptor, Document};
         let unfit = |layer: &Descriptor| layer.unfit_as_layer().is_some();
@@ -71,7 +72,7 @@ pub mod fuzzing {
         [document, configuration, saved].into_iter().flatten().collect()
     }
 
-    /// What `bytes` unpack to as gzip, and nothing of more than 8 MiB.
+    /// Decompresses `bytes` as gzip, up to 8 MiB.
     pub fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
         use std::io::Read as _;
         let mut all = Vec::new();
@@ -79,15 +80,15 @@ pub mod fuzzing {
         Ok(all)
     }
 
-    /// Reads `bytes`, which it writes into `work`, as a tar with images in it, compressed or not: where its members lie, and
-    /// what it has of OCI's layout or of what `docker save` writes. The files of the image that is found.
+    /// Reads `bytes`, which it writes into `work`, as a tar with images, compressed or not: an OCI layout or the output
+    /// of `docker save`. Returns the number of members of the image that was found.
     pub fn archive(bytes: &[u8], work: &std::path::Path) -> Result<usize, super::OciError> {
         use super::{OciError, archive::blob_name};
         let path = work.join("archive.tar");
         std::fs::write(&path, bytes).map_err(OciError::io("write", &path))?;
         let limits = super::Limits { max_unpacked: 8 << 20, ratio_exempt: 8 << 20, ..super::Limits::default() };
         let cancel = Cancel::default();
-        let files = super::archive::Files::tar(path, work, limits, &Job { progress: &Silent, cancel: &cancel })?;
+        let files = super::archive::ArchiveFiles::tar(path, work, limits, &Job { progress: &Silent, cancel: &cancel })?;
         let platform = super::Platform { os: "linux".into(), architecture: "amd64".into(), variant: None };
         let layout = files.find(None, &platform).map(|found| {
             let manifest = found.manifest;
@@ -105,14 +106,14 @@ pub mod fuzzing {
         Ok(members.len())
     }
 
-    /// Merges layers, uncompressed archives, out of one input: each preceded by its length, four bytes little-endian.
+    /// Merges layers, uncompressed archives, from one input: each is preceded by its length, four bytes little-endian.
     pub fn stack(mut bytes: &[u8], work: &std::path::Path) -> Result<RootfsBuilder, super::OciError> {
         let limits = super::Limits { max_unpacked: 8 << 20, max_entries: 10_000, ..super::Limits::default() };
         let cancel = Cancel::default();
         let job = Job { progress: &Silent, cancel: &cancel };
         let caps = rootfs::Limits { entries: limits.max_entries, content_bytes: 8 << 20, metadata_bytes: 8 << 20 };
         let used = std::sync::atomic::AtomicU64::new(0);
-        let (hash_pool, tally) = (super::hashing::HashPool::default(), super::layer::Tally::default());
+        let (pool, tally) = (super::hashing::HashPool::default(), super::layer::Tally::default());
         let mut builder = RootfsBuilder::new(work, caps, &cancel)?;
         let mut layers = Vec::new();
         while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
@@ -121,20 +122,20 @@ pub mod fuzzing {
             layers.push(layer);
             bytes = rest;
         }
-        let site = builder.begin_image(0..layers.len(), 1)?;
+        let image = builder.begin_image(0..layers.len(), 1)?;
         for (number, layer) in layers.into_iter().enumerate() {
             let name = super::error::LayerName { number: number + 1, of: number + 1, digest: "in memory".into() };
-            let measure = super::layer::Measure {
+            let context = super::layer::LayerContext {
                 limits,
                 used: &used,
                 tally: &tally,
-                packed: None,
+                compressed_size: None,
                 diff_id: None,
-                hash_pool: &hash_pool,
+                pool: &pool,
             };
-            super::layer::read(&mut { layer }, measure, site.content_writer(number, &cancel), &job)
+            super::layer::read(&mut { layer }, context, image.content_writer(number, &cancel), &job)
                 .and_then(|layer| {
-                    builder.add_written(layer.placed);
+                    builder.add_written(layer.written);
                     super::merge::apply(&mut builder, &layer.entries)
                 })
                 .map_err(|source| super::OciError::Layer { name, source: Box::new(source) })?;

@@ -1,4 +1,4 @@
-//! Moving bytes between files inside the kernel, holes staying holes.
+//! Copies between files inside the kernel; holes stay holes.
 
 use crate::job::{Cancel, Job};
 use rustix::{
@@ -11,28 +11,28 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-/// Most bytes asked of one system call.
+/// Upper bound of the bytes one system call copies.
 const STEP: u64 = 1 << 30;
-/// A copy looks after this many bytes whether it is still wanted.
+/// Number of bytes between two checks for cancellation.
 const PIECE: u64 = 32 << 20;
-/// Buffer of the fallback, for kernels and filesystems that cannot copy by themselves.
+/// Size of the buffer of the fallback, for kernels and filesystems that cannot copy by themselves.
 const BUFFER: usize = 256 << 10;
-/// Zeros shorter than this are written.
+/// Minimum length of a run of zeros that becomes a hole.
 const HOLE: usize = 32 << 10;
 
-/// Makes `to`, which is empty, a copy of `from`: sharing its blocks where the filesystem can, else copying only what is
-/// not a hole. The offset of `from` may be anywhere afterwards.
+/// Makes `to`, which is empty, a copy of `from`: shares its blocks if the filesystem can, else copies everything but
+/// the holes. The offset of `from` is undefined afterwards.
 pub(crate) fn clone_sparse(from: &File, to: &File, job: &Job<'_>) -> io::Result<()> {
     match ioctl_ficlone(to, from) {
         Ok(()) => return Ok(()),
-        // Another filesystem, one that cannot share, or a file it will not share.
+        // Another filesystem, one without shared blocks, or a file whose blocks cannot be shared.
         Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL | Errno::NOSYS | Errno::PERM) => {}
         Err(errno) => return Err(errno.into()),
     }
     copy_data(from, to, job)
 }
 
-/// Writes `size` bytes from `from` into `to`, which is empty; zeros become holes.
+/// Writes `size` bytes of `from` to `to`, which is empty; zeros become holes.
 pub(crate) fn write_sparse(from: &mut dyn Read, to: &File, size: u64, cancel: &Cancel) -> io::Result<()> {
     to.set_len(size)?;
     let mut buffer = vec![0; BUFFER];
@@ -58,11 +58,11 @@ fn copy_data(from: &File, to: &File, job: &Job<'_>) -> io::Result<()> {
     while at < len {
         let data = match seek(from, SeekFrom::Data(at)) {
             Ok(data) => data,
-            // Nothing but holes from here on.
+            // Only a hole follows.
             Err(Errno::NXIO) => break,
             Err(errno) => return Err(errno.into()),
         };
-        // A piece at a time, so that it can be stopped, and watched.
+        // A piece at a time, so that it can be cancelled and reports progress.
         job.cancel.check().map_err(io::Error::other)?;
         let end = seek(from, SeekFrom::Hole(data))?.min(len).min(data + PIECE);
         copy_range(from, data, to, data, end - data)?;
@@ -72,7 +72,7 @@ fn copy_data(from: &File, to: &File, job: &Job<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies `len` bytes from `from` at `from_offset` to `to` at `to_offset`. The source ending early is an error.
+/// Copies `len` bytes from `from` at `from_offset` to `to` at `to_offset`. It is an error if the source ends early.
 pub(crate) fn copy_range(from: &File, mut from_offset: u64, to: &File, mut to_offset: u64, len: u64) -> io::Result<()> {
     let mut left = len;
     while left > 0 {
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(short.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
-    /// Stops what tells it how far it is.
+    /// Cancels the copy that reports its progress.
     struct Stops<'a>(&'a Cancel);
 
     impl Progress for Stops<'_> {
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn a_copy_stops_in_the_middle_of_its_data() {
         let (from, to, cancel) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap(), Cancel::default());
-        // One piece of data and half of one.
+        // One piece of data and half of another.
         let data = vec![1; 1 << 20];
         for at in (0..PIECE * 3 / 2).step_by(1 << 20) {
             from.write_all_at(&data, at).unwrap();
@@ -147,7 +147,7 @@ mod tests {
         assert!(to.metadata().unwrap().blocks() * 512 <= PIECE + (1 << 20));
     }
 
-    /// 64 MiB with a few bytes at the beginning, in the middle and at the very end.
+    /// Creates a file of 64 MiB with a few bytes at the beginning, in the middle and at the very end.
     fn sparse() -> File {
         let file = tempfile::tempfile().unwrap();
         file.set_len(64 << 20).unwrap();

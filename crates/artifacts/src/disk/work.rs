@@ -14,30 +14,30 @@ use std::{
 };
 use tempfile::NamedTempFile;
 
-/// Smallest work disk: journal and tables leave a guest something to write to.
+/// Smallest work disk: journal and tables must leave a guest something to write to.
 pub const MIN_SIZE: ByteSize = ByteSize::mib(64);
 /// Largest work disk.
 pub const MAX_SIZE: ByteSize = ByteSize::gib(1024);
-/// Sizes are rounded up to this many bytes, so that there are few templates.
+/// Step that sizes are rounded up to, in bytes, so that there are few templates.
 const STEP: u64 = 1 << 20;
-/// What begins the name of a disk that is not complete.
+/// Prefix of the name of an incomplete disk.
 const UNFINISHED: &str = ".unfinished-";
 
-/// Why there is no work disk.
+/// Error of creating a work disk.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// Too small or too large.
+    /// The size is too small or too large.
     #[error("a work disk has {MIN_SIZE} to {MAX_SIZE}, not {0}")]
     Size(ByteSize),
-    /// Something is at its path.
+    /// There is a file at its path.
     #[error("there is a file {} already", .0.display())]
     AlreadyExists(PathBuf),
-    /// No room, or the user's quota is used up. Nothing was left behind.
+    /// There is no room, or the user's quota is used up. Nothing was left behind.
     #[error("no space left for {}", path.display())]
     Full {
-        /// What was to be written.
+        /// File that was to be written.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// The disk could not be written.
@@ -45,9 +45,9 @@ pub enum DiskError {
     Io {
         /// The step, as a verb.
         what: &'static str,
-        /// Where.
+        /// Path.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// The template could not be formatted.
@@ -56,25 +56,25 @@ pub enum DiskError {
     /// The template could not be stored.
     #[error("cannot store a disk template")]
     Store(#[source] PublishError),
-    /// It was told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
 
-/// Makes work disks; keeps its templates, which can always be made again, in a cache directory.
+/// Creates work disks. Keeps the templates, which can always be made again, in a cache directory.
 #[derive(Debug, Clone)]
 pub struct WorkDisks {
     templates: Shelf,
 }
 
 impl WorkDisks {
-    /// Opens the cache `directory` and creates it (mode 0700) when absent.
+    /// Opens the cache `directory` and creates it (mode 0700) if it does not exist.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, DiskError> {
         Ok(Self { templates: Shelf::open(directory).map_err(store)? })
     }
 
-    /// Makes an empty formatted disk of `size`, rounded up to whole MiB, at `path` (mode 0600), where nothing may be.
-    /// It appears complete or not at all. Returns its true size.
+    /// Creates an empty formatted disk of `size`, rounded up to whole MiB, at `path` (mode 0600), where no file may be.
+    /// It appears complete or not at all. Returns its actual size.
     ///
     /// It is not synced, which would be most of the cost; [`sync`] does that, best while something else happens.
     pub fn create(&self, path: &Path, size: ByteSize, cancel: &Cancel) -> Result<ByteSize, DiskError> {
@@ -91,19 +91,19 @@ impl WorkDisks {
         let copied = clone_sparse(&template, disk.as_file(), &Job { progress: &Silent, cancel });
         cancel.check()?;
         copied.map_err(|source| failed("write", path, source))?;
-        place(disk, path)?;
+        persist(disk, path)?;
         Ok(ByteSize(size))
     }
 
-    /// The formatted template of `size` bytes, opened; made if it is not there.
+    /// Opens the formatted template of `size` bytes; creates it if it does not exist.
     fn template(&self, size: u64, cancel: &Cancel) -> Result<File, DiskError> {
         let name = format!("work-{}-{size}.ext4", format::VERSION);
         let path = self.templates.path(&name).map_err(store)?;
-        if let Some(file) = whole(&path, size)? {
+        if let Some(file) = open_complete(&path, size)? {
             return Ok(file);
         }
         let _lock = self.templates.lock(&name, cancel).map_err(store)?;
-        if let Some(file) = whole(&path, size)? {
+        if let Some(file) = open_complete(&path, size)? {
             return Ok(file);
         }
         let staged = self.templates.stage_file().map_err(store)?;
@@ -118,7 +118,7 @@ impl WorkDisks {
     }
 }
 
-/// Makes a new disk one that survives a crash of the host: the file and its name.
+/// Syncs a new disk, the file and its name, so that it survives a crash of the host.
 pub fn sync(path: &Path) -> Result<(), DiskError> {
     let synced = File::open(path).and_then(|disk| disk.sync_all()).and_then(|()| {
         let directory = path.parent().unwrap_or(Path::new("/"));
@@ -127,8 +127,8 @@ pub fn sync(path: &Path) -> Result<(), DiskError> {
     synced.map_err(|source| failed("sync", path, source))
 }
 
-/// Opens the template if it is there with its full length; one that is not is made again.
-fn whole(path: &Path, size: u64) -> Result<Option<File>, DiskError> {
+/// Opens the template if it exists with its full length; an incomplete one is made again.
+fn open_complete(path: &Path, size: u64) -> Result<Option<File>, DiskError> {
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
     match opened {
         Ok((len, file)) => Ok((len == size).then_some(file)),
@@ -138,7 +138,7 @@ fn whole(path: &Path, size: u64) -> Result<Option<File>, DiskError> {
 }
 
 /// Gives the finished disk its name, unless the name is taken.
-fn place(disk: NamedTempFile, path: &Path) -> Result<(), DiskError> {
+fn persist(disk: NamedTempFile, path: &Path) -> Result<(), DiskError> {
     match disk.persist_noclobber(path) {
         Ok(_) => Ok(()),
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {

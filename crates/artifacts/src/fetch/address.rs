@@ -1,40 +1,40 @@
-//! Where something may be downloaded from.
+//! Addresses that may be downloaded from.
 //!
-//! `https://` anywhere, `http://` only on this host, never with a name and password in it. The same rule holds for
-//! every redirect, which in addition never leads from `https://` to `http://`.
+//! `https://` anywhere, `http://` only on this host, never with a user name and password. The same rule holds for every
+//! redirect, which in addition never leads from `https://` to `http://`.
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 use ureq::http::{Uri, uri::Scheme};
 
-/// Longest address: those that carry a signature or a policy have thousands of bytes.
+/// Longest address in bytes: addresses with a signature or a policy have thousands of bytes.
 const MAX_LENGTH: usize = 16 << 10;
 
-/// An address that may be asked.
+/// Address that may be requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
     // Shared: errors carry addresses, and a Uri is large.
     uri: Arc<Uri>,
 }
 
-/// Why an address is not asked.
+/// Reason why an address is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// It is no complete URL.
+    /// It is not a complete URL.
     #[error("it is not a URL")]
     Malformed,
-    /// Neither `https` nor `http`.
+    /// Its scheme is neither `https` nor `http`.
     #[error("it is neither https:// nor http://")]
     Scheme,
-    /// Plain text over a network.
+    /// It is plain text over a network.
     #[error("http:// is for loopback addresses only (127.0.0.1, [::1], localhost)")]
     Plain,
-    /// It has a user's name in it.
+    /// It contains a user name.
     #[error("it has a user name or password in it")]
     Credentials,
-    /// From `https://` to `http://`.
+    /// It is a redirect from `https://` to `http://`.
     #[error("it leads from https:// to http://")]
     Downgrade,
-    /// A form was posted, and would be posted again.
+    /// It is a redirect of a posted form, which would be posted again.
     #[error("what was posted is for the one address it was posted to")]
     Posted,
 }
@@ -66,27 +66,27 @@ impl FromStr for Address {
 }
 
 impl Address {
-    /// Whether what passes is encrypted.
+    /// Whether the connection is encrypted.
     pub(crate) fn is_https(&self) -> bool {
         self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 
-    /// Whether it is this host's own.
+    /// Whether it is an address of this host.
     pub(super) fn is_loopback(&self) -> bool {
         self.uri.host().is_some_and(is_loopback)
     }
 
-    /// `host` or `host:port`, for messages.
+    /// Returns `host` or `host:port`, for messages.
     pub fn host(&self) -> &str {
         self.uri.authority().map_or("", |authority| authority.as_str())
     }
 
-    /// Whether both are the same host and port, spoken to in the same way.
+    /// Whether both have the same scheme, host and port.
     pub(crate) fn same_host(&self, other: &Self) -> bool {
         self.uri.scheme() == other.uri.scheme() && self.host().eq_ignore_ascii_case(other.host())
     }
 
-    /// Whether both have the same name, which is what a certificate is about, on whatever port.
+    /// Whether both have the same host name, which is what a certificate is about, on any port.
     pub(crate) fn same_name(&self, other: &Self) -> bool {
         let name = |address: &Self| address.uri.host().unwrap_or_default().to_ascii_lowercase();
         name(self) == name(other)
@@ -96,7 +96,7 @@ impl Address {
         &self.uri
     }
 
-    /// Where a redirect to `location` leads.
+    /// Returns the target of a redirect to `location`.
     pub(super) fn redirected(&self, location: &str) -> Result<Self, AddressError> {
         let location = location.split('#').next().unwrap_or_default();
         let scheme = self.uri.scheme_str().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The reader's side of a download.
+//! Reader side of a download.
 
 use super::{
     BodyLength, Client, FetchError, Head, POLL, Refused,
@@ -12,39 +12,39 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Time between two reports of progress.
+/// Interval between two reports of progress.
 const REPORT_EVERY: Duration = Duration::from_millis(50);
 
-/// What a download brings. A failed read says little: [`Self::failure`] and [`Self::finish`] know the reason.
+/// Body of a response. A failed read has no details: [`Self::failure`] and [`Self::finish`] have the reason.
 pub struct Body<'a> {
     transfer: Transfer,
     head: Head,
     job: Job<'a>,
     min_rate: MinRate,
-    /// Where it may at most end, and whether it has to end there.
+    /// Maximum length, and the exact length if it is known.
     max: u64,
     expected: Option<u64>,
     chunk: Vec<u8>,
-    /// How much of `chunk` came, and how much of that was handed out.
+    /// Number of received bytes in `chunk`, and of those that were consumed.
     filled: usize,
-    taken: usize,
+    consumed: usize,
     received: u64,
     reported: Option<Instant>,
     sha256: Option<String>,
     failure: Option<FetchError>,
 }
 
-/// A whole body, once it was read.
+/// Summary of a body that was read completely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
-    /// Its length in bytes.
+    /// Length in bytes.
     pub length: u64,
-    /// Its SHA-256, hexadecimal.
+    /// SHA-256, hexadecimal.
     pub sha256: String,
 }
 
 impl<'a> Body<'a> {
-    /// Waits for the head of the answer and compares what it announces with `length`.
+    /// Waits for the head of the response and compares the announced length with `length`.
     pub(super) fn begin(
         transfer: Transfer,
         length: BodyLength,
@@ -54,7 +54,7 @@ impl<'a> Body<'a> {
         let mut refused: Option<(Instant, Box<Refused>)> = None;
         let head = loop {
             job.cancel.check()?;
-            // What was asked for does not come, and words that drip need not be waited for.
+            // The request failed; an error page that arrives slowly is not waited for any longer.
             if let Some((_, refused)) = refused.take_if(|(since, _)| since.elapsed() >= client.stall) {
                 return Err(FetchError::Status(refused));
             }
@@ -86,7 +86,7 @@ impl<'a> Body<'a> {
             expected,
             chunk: Vec::new(),
             filled: 0,
-            taken: 0,
+            consumed: 0,
             received: 0,
             reported: None,
             sha256: None,
@@ -94,27 +94,27 @@ impl<'a> Body<'a> {
         })
     }
 
-    /// What the server said of it.
+    /// Returns the head of the response.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
-    /// Bytes received so far.
+    /// Returns how many bytes were received so far.
     pub fn received(&self) -> u64 {
         self.received
     }
 
-    /// What came and was not taken yet.
+    /// Returns the received bytes that were not consumed.
     pub fn ahead(&self) -> &[u8] {
-        &self.chunk[self.taken..self.filled]
+        &self.chunk[self.consumed..self.filled]
     }
 
-    /// Why reading failed, if it did.
+    /// Takes the reason why reading failed, if it did.
     pub fn failure(&mut self) -> Option<FetchError> {
         self.failure.take()
     }
 
-    /// Reads what is left, and returns what the whole was.
+    /// Reads the rest and returns the summary of the whole.
     pub fn finish(mut self) -> Result<Received, FetchError> {
         loop {
             if let Some(failure) = self.failure.take() {
@@ -138,7 +138,7 @@ impl<'a> Body<'a> {
             match event {
                 Some(event @ (Event::End(_) | Event::Failed(_))) => break event,
                 event => {
-                    paced.map_err(|slow| slow.told(self.received + came))?;
+                    paced.map_err(|slow| slow.into_error(self.received + came))?;
                     if let Some(event) = event {
                         break event;
                     }
@@ -149,9 +149,9 @@ impl<'a> Body<'a> {
             Event::Chunk(chunk, filled) => {
                 let old = std::mem::replace(&mut self.chunk, chunk);
                 if !old.is_empty() {
-                    self.transfer.spent(old);
+                    self.transfer.recycle(old);
                 }
-                (self.filled, self.taken) = (filled, 0);
+                (self.filled, self.consumed) = (filled, 0);
                 self.received += filled as u64;
                 if self.received > self.max {
                     return Err(FetchError::TooLarge(self.max));
@@ -176,7 +176,7 @@ impl<'a> Body<'a> {
         }
     }
 
-    /// Tells how far it is: the end in any case, and not every of thousands of chunks a second on the way there.
+    /// Reports progress: the end in any case, but not each of thousands of chunks a second.
     fn report(&mut self) {
         let ended = Some(self.received) == self.expected;
         if ended || self.reported.is_none_or(|last| last.elapsed() >= REPORT_EVERY) {
@@ -197,7 +197,7 @@ impl fmt::Debug for Body<'_> {
 
 impl BufRead for Body<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.taken == self.filled && self.sha256.is_none() {
+        while self.consumed == self.filled && self.sha256.is_none() {
             if self.failure.is_none()
                 && let Err(failure) = self.advance()
             {
@@ -211,7 +211,7 @@ impl BufRead for Body<'_> {
     }
 
     fn consume(&mut self, n: usize) {
-        self.taken = self.filled.min(self.taken + n);
+        self.consumed = self.filled.min(self.consumed + n);
     }
 }
 

@@ -1,148 +1,148 @@
-//! What can be wrong with a download.
+//! Errors of downloads.
 
 use super::{Address, AddressError};
 use crate::job::Cancelled;
 use std::{error::Error, io, time::Duration};
 
-/// Why something was not downloaded.
+/// Error of a download.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// There was no connection, or it was gone before there was an answer.
+    /// No connection was made, or it broke before there was a response.
     #[error("cannot connect to {host}")]
     Connect {
         /// `host` or `host:port`.
         host: String,
-        /// What the system said.
+        /// Error of the operating system.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The server did not prove to be who it should be.
+    /// The server's certificate could not be verified.
     #[error("cannot trust {host}")]
     Tls {
         /// `host` or `host:port`.
         host: String,
-        /// What is wrong.
+        /// Cause.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The server answers `https` without TLS.
+    /// The server answers an `https` request without TLS.
     #[error("{host} does not speak TLS")]
     PlainText {
         /// `host` or `host:port`.
         host: String,
     },
-    /// Nothing on this host says whom to trust.
+    /// This host has no certificates to verify a server with.
     #[error("this host has no certificates to check a server with (the package ca-certificates has them)")]
     NoCertificates,
-    /// The answer was not HTTP, or its head had no end.
+    /// The response was not HTTP, or its head had no end.
     #[error("{host} does not answer as a web server does")]
     Protocol {
         /// `host` or `host:port`.
         host: String,
-        /// What is wrong.
+        /// Cause.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// A redirect to where banger does not go.
+    /// A redirect leads to an address that is refused.
     #[error("{address} leads to {location:?}, which is refused")]
     Redirect {
-        /// Who redirects.
+        /// Address that redirects.
         address: Address,
-        /// Where to, cut.
+        /// Target, truncated.
         location: String,
-        /// Why not.
+        /// Reason.
         source: AddressError,
     },
-    /// Redirects without end.
+    /// There were too many redirects.
     #[error("{address} leads from one address to the next, more than {max} times")]
     Redirects {
-        /// Where it began.
+        /// First address.
         address: Address,
-        /// Most redirects followed.
+        /// Upper bound of redirects.
         max: usize,
     },
-    /// The server has no such thing, or does not give it.
+    /// The server answered with another status than success.
     #[error("{} answers {}{}", .0.address, .0.status, quoted(&.0.excerpt))]
     Status(Box<Refused>),
-    /// The server has something of another size.
+    /// The server announces another length.
     #[error("the server announces {announced} bytes, and not {expected}")]
     Announced {
-        /// By the server.
+        /// Length the server announces.
         announced: u64,
-        /// What it has to be.
+        /// Length it must have.
         expected: u64,
     },
-    /// More than there may be.
+    /// There are more bytes than allowed.
     #[error("there are more than {0} bytes")]
     TooLarge(u64),
-    /// The end came too early.
+    /// The body ended too early.
     #[error("the server stopped after {received} of {expected} bytes")]
     Short {
-        /// Bytes that came.
+        /// Bytes received.
         received: u64,
-        /// Bytes that should have come.
+        /// Bytes that should have been received.
         expected: u64,
     },
     /// The connection broke.
     #[error("the connection broke after {received} bytes")]
     Broken {
-        /// Bytes that came.
+        /// Bytes received.
         received: u64,
-        /// What the system said.
+        /// Error of the operating system.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Nothing comes any more.
+    /// The server sends nothing more.
     #[error("nothing more came for {} s, after {received} bytes", waited.as_secs_f32())]
     Stalled {
-        /// How long.
+        /// Length of the wait.
         waited: Duration,
-        /// Bytes that came before.
+        /// Bytes received before.
         received: u64,
     },
-    /// Too little comes for it ever to end.
+    /// The server sends too slowly.
     #[error(
         "only {came} bytes came in {} s, after {received} bytes; less than {least} bytes a second are not waited for",
         waited.as_secs_f32()
     )]
     Slow {
-        /// How long.
+        /// Length of the wait.
         waited: Duration,
-        /// Bytes that came in this time.
+        /// Bytes received in this time.
         came: u64,
-        /// Bytes that came before.
+        /// Bytes received before.
         received: u64,
-        /// Bytes that should come in a second.
+        /// Minimum rate, in bytes per second.
         least: u64,
     },
-    /// No thread could be had for it, or it died.
+    /// Its thread could not be started, or died.
     #[error("the thread of the download failed")]
     Thread(#[source] io::Error),
-    /// It was told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
 
-/// An answer that is not what was asked for.
+/// Response with another status than success.
 #[derive(Debug, Clone)]
 pub struct Refused {
-    /// Who said it.
+    /// Address that sent it.
     pub address: Address,
-    /// The status as a number.
+    /// Status code.
     pub code: u16,
-    /// The status and what it means: `404 Not Found`.
+    /// Status code and reason: `404 Not Found`.
     pub status: String,
-    /// The beginning of what the server had to say.
+    /// Beginning of the response's body.
     pub excerpt: String,
-    /// How a caller may say who they are: the values of `WWW-Authenticate`.
+    /// Authentication challenges: the values of `WWW-Authenticate`.
     pub challenges: Vec<String>,
-    /// When to come again, if the server said it.
+    /// Pause the server asks for with `Retry-After`.
     pub retry_after: Option<Duration>,
 }
 
 impl FetchError {
-    /// Whether another attempt may bring more.
+    /// Whether no connection was made.
     pub(super) fn is_connection(&self) -> bool {
         matches!(self, Self::Connect { .. })
     }
 
-    /// Whether the same request may work in a moment: the network failed, or the server says that it is busy.
+    /// Whether the same request may succeed in a moment: the network failed, or the server is busy.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Connect { .. }

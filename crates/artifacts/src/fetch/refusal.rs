@@ -1,24 +1,23 @@
-//! What is heard of an answer that is not what was asked for: who may ask, when to come again, and the beginning of its
-//! page.
+//! Parsing of a response with an error status: challenges, the pause to keep, and the beginning of its page.
 
 use super::{Address, Refused};
 use std::time::{Duration, SystemTime};
 use ureq::http::{HeaderMap, HeaderName, StatusCode, header};
 
-/// Most bytes of an error page read, and most characters of it shown.
+/// Upper bound of the bytes read of an error page, and of the characters of it that are shown.
 pub(super) const EXCERPT: usize = 512;
 pub(super) const SHOWN: usize = 160;
-/// Most characters of a header's value that are looked at, and most challenges of a server that wants to know who asks.
+/// Upper bound of the characters of a header's value that are used, and of the challenges of a server.
 pub(super) const MAX_VALUE: usize = 4096;
 const MAX_CHALLENGES: usize = 8;
 
 impl Refused {
-    /// What its head says.
+    /// Reads the head of the response.
     pub(super) fn head(address: Address, status: StatusCode, headers: &HeaderMap) -> Self {
         let values = |name: HeaderName| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         let challenges =
             values(header::WWW_AUTHENTICATE).take(MAX_CHALLENGES).map(|text| text.chars().take(MAX_VALUE).collect());
-        // A server means a time by its own clock.
+        // A server's times are by its own clock.
         let now = values(header::DATE).next().and_then(|date| httpdate::parse_http_date(date).ok());
         let now = now.unwrap_or_else(SystemTime::now);
         Self {
@@ -31,21 +30,21 @@ impl Refused {
         }
     }
 
-    /// So much of its page has come.
+    /// Sets the excerpt from the bytes of the page received so far.
     pub(super) fn page(&mut self, bytes: &[u8]) {
         let words = String::from_utf8_lossy(bytes).split_whitespace().collect::<Vec<_>>().join(" ");
         self.excerpt = words.chars().take(SHOWN).collect();
     }
 }
 
-/// How long `Retry-After` asks to be left alone: seconds, or until a time.
+/// Parses `Retry-After`: seconds, or a time to wait until.
 fn pause(text: &str, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
     let until = httpdate::parse_http_date(text).ok()?;
-    // One that has passed says nothing: the usual pause is right.
+    // A time that has passed is ignored: the usual pause applies.
     until.duration_since(now).ok().filter(|pause| !pause.is_zero())
 }
 

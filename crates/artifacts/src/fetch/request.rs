@@ -1,10 +1,10 @@
-//! What is asked of a server besides an address.
+//! Requests: an address, and everything sent along with it.
 
 use super::Address;
 use std::{fmt, path::Path, sync::Arc};
 use ureq::tls::Certificate;
 
-/// One request: `GET`, or `POST` of a form.
+/// HTTP request: `GET`, or `POST` of a form.
 #[derive(Clone)]
 pub struct Request {
     pub(super) address: Address,
@@ -16,21 +16,21 @@ pub struct Request {
     pub(super) hash: bool,
 }
 
-/// Something no log and no error may show.
+/// Secret that no log and no error may show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
-/// Whom to trust, loaded once for many requests.
+/// Trusted certificates, loaded once for many requests.
 #[derive(Clone)]
 pub struct Trust(Arc<Vec<Certificate<'static>>>);
 
 impl Secret {
-    /// Keeps it.
+    /// Wraps a secret.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
     }
 
-    /// What it is.
+    /// Returns the secret.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -55,8 +55,8 @@ impl fmt::Debug for Request {
 }
 
 impl Trust {
-    /// The host's own word on whom to trust (its administrator may have added to it or taken from it), and besides it
-    /// the certificates in these files; one that cannot be read is left out, with a warning in the log.
+    /// Loads the certificates this host trusts (its administrator may have changed them), and those in these files; a
+    /// file that cannot be read is skipped, with a warning in the log.
     pub fn of_host(also: &[impl AsRef<Path>]) -> Self {
         let mut found = rustls_native_certs::load_native_certs();
         for path in also {
@@ -75,52 +75,54 @@ impl Trust {
 }
 
 impl Request {
-    /// What is at `address`, hashed.
+    /// Creates a request for `address`, whose body is hashed.
     pub fn new(address: Address) -> Self {
         Self { address, accept: None, authorization: None, form: None, from: 0, trust: None, hash: true }
     }
 
-    /// The media types that are understood, as an `Accept` header has them.
+    /// Sets the accepted media types, as in an `Accept` header.
     #[must_use]
     pub fn accept(mut self, types: impl Into<String>) -> Self {
         self.accept = Some(types.into());
         self
     }
 
-    /// Who asks, as an `Authorization` header has it. It goes to the host that is asked, and to no other it leads to.
+    /// Sets the `Authorization` header. It is sent to the requested host, and to no host it redirects to.
     #[must_use]
     pub fn authorization(mut self, header: Option<Secret>) -> Self {
         self.authorization = header;
         self
     }
 
-    /// Posts this form (`a=b&c=d`, encoded), to this address and to none it leads to.
+    /// Posts this form (`a=b&c=d`, encoded) to this address; redirects are refused.
     #[must_use]
     pub fn form(mut self, form: Secret) -> Self {
         self.form = Some(form);
         self
     }
 
-    /// Begins at this byte. A server may begin at the first all the same: see [`super::Head::from`].
+    /// Requests the body from this byte on. A server may begin at the first byte all the same: see
+    /// [`super::Head::from`].
     #[must_use]
     pub fn from(mut self, byte: u64) -> Self {
         self.from = byte;
         self
     }
 
-    /// Trusts these about the host that is asked; else, and about others it leads to, those this host trusts.
+    /// Sets the trusted certificates for the requested host. Without them, and for hosts it redirects to, those of this
+    /// host are used.
     #[must_use]
     pub fn trust(mut self, trust: Option<Trust>) -> Self {
         self.trust = trust;
         self
     }
 
-    /// What is asked first.
+    /// Returns the address of the request.
     pub(crate) fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Leaves the hashing to the caller.
+    /// Does not hash the body.
     #[must_use]
     pub fn unhashed(mut self) -> Self {
         self.hash = false;

@@ -1,6 +1,6 @@
-//! The network's side of a download: a thread that connects, follows redirects, reads and hashes.
+//! Network side of a download: a thread that connects, follows redirects, reads and hashes.
 //!
-//! It tells the other side what it does through a short queue, so it is never far ahead, and ends when nobody listens.
+//! It reports to the reader through a short queue, so it is never far ahead, and ends when the reader is gone.
 
 use super::{
     Address, AddressError, Client, FetchError, Refused, Request, Trust,
@@ -29,36 +29,36 @@ use ureq::{
     },
 };
 
-/// Most redirects followed.
+/// Upper bound of redirects.
 const MAX_REDIRECTS: usize = 5;
-/// Most bytes of an answer's head.
+/// Upper bound of the bytes of a response's head.
 const MAX_HEAD: usize = 32 << 10;
-/// Most bytes that travel at once.
+/// Size of a chunk in bytes.
 const CHUNK: usize = 128 << 10;
-/// Most chunks that wait to be taken.
+/// Upper bound of the chunks in the queue.
 const QUEUE: usize = 8;
 
-/// What the thread tells.
+/// Events reported by the thread.
 pub(super) enum Event {
-    /// The server has it.
+    /// Head of a successful response.
     Head(Head),
-    /// The server has it not, or does not give it, and has said so much about that. It may go on: [`Self::Failed`] is the
-    /// end of it.
+    /// Another status, with the part of its page that was read so far. More such events may follow; [`Self::Failed`] is
+    /// the last.
     Refused(Box<Refused>),
-    /// The next bytes: the first so many of these. They are to be given back ([`Transfer::spent`]).
+    /// Next bytes: the first so many of the buffer, which is to be given back ([`Transfer::recycle`]).
     Chunk(Vec<u8>, usize),
-    /// That was all; SHA-256 of all chunks, unless nobody wants it.
+    /// End of the body, with the SHA-256 of all chunks, unless the request is unhashed.
     End(String),
-    /// There will be no more.
+    /// Failure; no event follows.
     Failed(FetchError),
 }
 
-/// What an answer says of its body.
+/// Head of a response.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Head {
-    /// Its length, if the server said it.
+    /// Length of the body, if the server announced it.
     pub length: Option<u64>,
-    /// The byte it begins at: the one asked for, or 0 when the server gives all or nothing.
+    /// First byte of the body: the requested one, or 0 if the server sends everything.
     pub from: u64,
     /// `Content-Type`.
     pub media_type: Option<String>,
@@ -66,7 +66,7 @@ pub struct Head {
     pub digest: Option<String>,
 }
 
-/// A running transfer; it ends when this is dropped.
+/// Running transfer; ends when it is dropped.
 #[derive(Debug)]
 pub(super) struct Transfer {
     events: Receiver<Event>,
@@ -85,7 +85,7 @@ struct State {
 }
 
 impl Transfer {
-    /// Starts asking.
+    /// Starts the request.
     pub(super) fn start(request: Request, client: &Client) -> Result<Self, FetchError> {
         let (events, receiver) = sync_channel(QUEUE);
         let (spent, empty) = mpsc::channel();
@@ -96,19 +96,18 @@ impl Transfer {
         Ok(Self { events: receiver, spent, stop })
     }
 
-    /// Gives a chunk back, to be filled again: making one costs more than filling it where a server sends little at a
-    /// time.
-    pub(super) fn spent(&self, chunk: Vec<u8>) {
+    /// Gives a chunk back for reuse: allocating one costs more than filling it when a server sends little at a time.
+    pub(super) fn recycle(&self, chunk: Vec<u8>) {
         // The thread may have ended.
         let _ = self.spent.send(chunk);
     }
 
-    /// The next event, if one comes in time.
+    /// Returns the next event, if there is one in time.
     pub(super) fn next(&self, wait: Duration) -> Option<Event> {
         match self.events.recv_timeout(wait) {
             Ok(event) => Some(event),
             Err(RecvTimeoutError::Timeout) => None,
-            // Only after a last word that was heard already, or a panic.
+            // Happens only after the last event, or a panic.
             Err(RecvTimeoutError::Disconnected) => {
                 Some(Event::Failed(FetchError::Thread(io::Error::other("it ended before the download did"))))
             }
@@ -118,12 +117,12 @@ impl Transfer {
 
 impl Drop for Transfer {
     fn drop(&mut self) {
-        self.stop.now();
+        self.stop.trigger();
     }
 }
 
 impl Stop {
-    fn now(&self) {
+    fn trigger(&self) {
         let agent = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             state.stopped = true;
@@ -134,15 +133,15 @@ impl Stop {
         }
     }
 
-    /// Remembers whom to interrupt; false when it is too late to begin.
-    fn interrupts(&self, agent: &Agent) -> bool {
+    /// Registers the agent to interrupt; false if the transfer was stopped already.
+    fn watch(&self, agent: &Agent) -> bool {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.agent = Some(agent.clone());
         !state.stopped
     }
 }
 
-/// The thread.
+/// State of the thread.
 struct Sender {
     events: SyncSender<Event>,
     empty: Receiver<Vec<u8>>,
@@ -161,7 +160,7 @@ impl Sender {
         let _ = self.events.send(last);
     }
 
-    /// Passes on the whole body and returns its hash; `None` when nobody listens any more.
+    /// Passes on the whole body and returns its hash; `None` if the reader is gone.
     fn transfer(&mut self, request: &Request) -> Result<Option<String>, FetchError> {
         let Some(response) = self.follow(request)? else { return Ok(None) };
         let head = head(&response, request.from);
@@ -186,32 +185,33 @@ impl Sender {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.broken(error.into(), announced)),
+                Err(error) => return Err(self.body_error(error.into(), announced)),
             }
         }
     }
 
-    /// The answer at the end of all redirects.
+    /// Returns the response after all redirects.
     fn follow(&self, request: &Request) -> Result<Option<Response<ureq::Body>>, FetchError> {
         let first = &request.address;
         let mut address = first.clone();
         for _ in 0..=MAX_REDIRECTS {
-            // An authority of the host's own is to be believed about that host, and about no other it leads to.
+            // A certificate configured for a host is trusted for that host, and for no other it redirects to.
             let trust = request.trust.as_ref().filter(|_| address.same_name(first));
             let agent = self.agent(&address, trust)?;
-            if !self.stop.interrupts(&agent) {
+            if !self.stop.watch(&agent) {
                 return Ok(None);
             }
-            let response = send(&agent, request, &address).map_err(|error| self.unanswered(&address, error))?;
+            let response = send(&agent, request, &address).map_err(|error| self.no_response_error(&address, error))?;
             let status = response.status();
-            if status == StatusCode::OK || (status == StatusCode::PARTIAL_CONTENT && begins(&response, request.from)) {
+            if status == StatusCode::OK || (status == StatusCode::PARTIAL_CONTENT && starts_at(&response, request.from))
+            {
                 return Ok(Some(response));
             }
-            let location = response.headers().get(header::LOCATION).filter(|_| leads_on(status));
+            let location = response.headers().get(header::LOCATION).filter(|_| is_redirect(status));
             let Some(location) = location else { return Err(self.refused(address, response)) };
             let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
             let next = match request.form {
-                // A form may hold a secret, and is not sent a second time to whoever the answer names.
+                // A form may hold a secret, and is not sent again to a host that the response names.
                 Some(_) => Err(AddressError::Posted),
                 None => address.redirected(&location),
             };
@@ -226,7 +226,7 @@ impl Sender {
         Err(FetchError::Redirects { address: first.clone(), max: MAX_REDIRECTS })
     }
 
-    /// A client for one request. What it keeps (certificates, a connection) goes with it.
+    /// Creates a client for one request. Its state (certificates, a connection) is dropped with it.
     fn agent(&self, address: &Address, trust: Option<&Trust>) -> Result<Agent, FetchError> {
         let client = &self.client;
         let config = Config::builder()
@@ -237,7 +237,7 @@ impl Sender {
             .max_response_header_size(MAX_HEAD)
             .input_buffer_size(CHUNK)
             .user_agent(concat!("banger/", env!("CARGO_PKG_VERSION")))
-            // The file's own bytes, which is what its hash is about.
+            // The hash is that of the file's own bytes.
             .accept_encoding("identity")
             .timeout_resolve(Some(client.connect))
             .timeout_connect(Some(client.connect))
@@ -263,15 +263,15 @@ impl Sender {
         Ok(Agent::with_parts(config, connector.chain(tls), DefaultResolver::default()))
     }
 
-    /// What it means that the answer is another one. Its page may come as slowly as it likes: how long it is worth waiting for
-    /// is for the other side to know.
+    /// Reads the page of an unsuccessful response and returns the error. The page may arrive slowly: the reader decides
+    /// how long it waits.
     fn refused(&self, address: Address, response: Response<ureq::Body>) -> FetchError {
         let mut refused = Refused::head(address, response.status(), response.headers());
         let mut reader = response.into_body().into_reader();
         let (mut page, mut have) = ([0; EXCERPT], 0);
         while have < EXCERPT && self.events.send(Event::Refused(Box::new(refused.clone()))).is_ok() {
             match reader.read(&mut page[have..]) {
-                // That there is no more says nothing.
+                // The end of the page adds nothing.
                 Ok(0) => break,
                 Ok(n) => have += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -282,8 +282,8 @@ impl Sender {
         FetchError::Status(Box::new(refused))
     }
 
-    /// What it means that there is no answer.
-    fn unanswered(&self, address: &Address, error: ureq::Error) -> FetchError {
+    /// Returns the error of a missing response.
+    fn no_response_error(&self, address: &Address, error: ureq::Error) -> FetchError {
         let host = address.host().to_owned();
         match error {
             ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)
@@ -294,34 +294,34 @@ impl Sender {
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) => FetchError::Tls { host, source: error.into() },
             ureq::Error::Io(source) if is_plain_text(&source) => FetchError::PlainText { host },
             ureq::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
-                FetchError::Tls { host, source: plain(source) }
+                FetchError::Tls { host, source: unwrap_io(source) }
             }
-            ureq::Error::Io(source) => FetchError::Connect { host, source: plain(source) },
+            ureq::Error::Io(source) => FetchError::Connect { host, source: unwrap_io(source) },
             other => FetchError::Protocol { host, source: other.into() },
         }
     }
 
-    /// What it means that a body goes on no further.
-    fn broken(&self, error: ureq::Error, announced: Option<u64>) -> FetchError {
+    /// Returns the error of a body that ended early.
+    fn body_error(&self, error: ureq::Error, announced: Option<u64>) -> FetchError {
         let received = self.received;
         match (error, announced) {
             (ureq::Error::Timeout(_), _) => FetchError::Stalled { waited: self.client.stall, received },
             (ureq::Error::Io(error), Some(expected)) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 FetchError::Short { received, expected }
             }
-            (ureq::Error::Io(error), _) => FetchError::Broken { received, source: plain(error) },
+            (ureq::Error::Io(error), _) => FetchError::Broken { received, source: unwrap_io(error) },
             (error, _) => FetchError::Broken { received, source: error.into() },
         }
     }
 }
 
-/// One request to one of the addresses it leads to.
+/// Sends a request to its address or to one it redirects to.
 fn send(agent: &Agent, request: &Request, address: &Address) -> Result<Response<ureq::Body>, ureq::Error> {
     let headers = |mut builder: ureq::http::request::Builder| {
         if let Some(accept) = &request.accept {
             builder = builder.header(header::ACCEPT, accept);
         }
-        // Who asks is for the host that was asked to know, not for the store it hands its bytes out from.
+        // Credentials are for the requested host, not for the storage server it redirects to.
         if let Some(secret) = request.authorization.as_ref().filter(|_| address.same_host(&request.address)) {
             builder = builder.header(header::AUTHORIZATION, secret.reveal());
         }
@@ -340,8 +340,8 @@ fn send(agent: &Agent, request: &Request, address: &Address) -> Result<Response<
     }
 }
 
-/// Whether part of something is the part that was asked for: `bytes FROM-TO/ALL`.
-fn begins(response: &Response<ureq::Body>, from: u64) -> bool {
+/// Whether a partial response begins at the requested byte: `bytes FROM-TO/ALL`.
+fn starts_at(response: &Response<ureq::Body>, from: u64) -> bool {
     let range = response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
     let start = range.and_then(|range| range.trim().strip_prefix("bytes ")?.split('-').next()?.parse().ok());
     from > 0 && start == Some(from)
@@ -360,18 +360,18 @@ fn head(response: &Response<ureq::Body>, from: u64) -> Head {
     }
 }
 
-fn leads_on(status: StatusCode) -> bool {
+fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Whether a server answered a TLS handshake with something that is no TLS, such as an HTTP error.
+/// Whether a server answered a TLS handshake without TLS, such as with an HTTP error.
 fn is_plain_text(error: &io::Error) -> bool {
     let cause = error.get_ref().and_then(|source| source.downcast_ref());
     matches!(cause, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }
 
-/// What is inside an error that only wraps another.
-fn plain(error: io::Error) -> Box<dyn Error + Send + Sync> {
+/// Returns the error inside an I/O error that only wraps it.
+fn unwrap_io(error: io::Error) -> Box<dyn Error + Send + Sync> {
     if error.get_ref().is_some() {
         return error.into_inner().expect("it was there a line before");
     }

@@ -1,6 +1,6 @@
-//! Images in files: OCI's layout in a directory or a tar, and what `docker save` writes.
+//! Images in files: an OCI layout in a directory or a tar, and the output of `docker save`.
 //!
-//! A tar is not unpacked: where its members lie is read once, and they are read where they lie.
+//! A tar is not unpacked: the positions of its members are read once, and members are read in place.
 
 use super::{
     Digest, Limits, OciError, Platform, Reference,
@@ -26,19 +26,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Most members of a tar with images.
+/// Upper bound of the members of a tar with images.
 const MAX_MEMBERS: usize = 100_000;
-/// Most bytes of their names and of the names they lead to.
+/// Upper bound of the bytes of their names and link targets.
 const MAX_NAMES: usize = 32 << 20;
-/// Most lists of lists that are followed, and most images that are named in an error.
+/// Upper bound of nested indexes that are followed, and of the images that are named in an error.
 const MAX_DEPTH: usize = 4;
 const MAX_NAMED: usize = 12;
-/// tar's unit.
+/// Block size of tar in bytes.
 const BLOCK: u64 = 512;
 
-/// Files by name.
+/// Files of an archive, by name.
 #[derive(Debug)]
-pub(super) struct Files {
+pub(super) struct ArchiveFiles {
     path: PathBuf,
     kind: Kind,
 }
@@ -55,19 +55,19 @@ enum Member {
     Link(Vec<u8>),
 }
 
-/// One image that was found.
+/// Image that was found in an archive.
 #[derive(Debug)]
-pub(super) struct Found {
+pub(super) struct FoundImage {
     pub(super) manifest: Manifest,
     pub(super) digest: Digest,
-    /// What the file calls it.
+    /// Name in the archive.
     pub(super) name: Option<String>,
 }
 
-/// One image of what `docker save` writes.
+/// Image in the output of `docker save`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(super) struct Saved {
+pub(super) struct SavedImage {
     pub(super) config: String,
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
@@ -75,28 +75,28 @@ pub(super) struct Saved {
     layers: Option<Vec<String>>,
 }
 
-impl Saved {
-    /// Names of the members with its layers, lowest first.
+impl SavedImage {
+    /// Returns the names of the members that are its layers, lowest first.
     pub(super) fn layers(&self) -> &[String] {
         self.layers.as_deref().unwrap_or_default()
     }
 
-    /// Its first tag.
+    /// Returns its first tag.
     pub(super) fn tag(&self) -> Option<&str> {
         self.repo_tags.as_ref()?.first().map(String::as_str)
     }
 }
 
-impl Files {
-    /// Those of a directory.
+impl ArchiveFiles {
+    /// Opens a directory.
     pub(super) fn directory(path: PathBuf) -> Self {
         Self { path, kind: Kind::Directory }
     }
 
-    /// Those of a tar, compressed or not.
+    /// Opens a tar, compressed or not.
     pub(super) fn tar(path: PathBuf, work: &Path, limits: Limits, job: &Job<'_>) -> Result<Self, OciError> {
-        let (file, _) = regular(&path).map_err(OciError::io("open", &path))?;
-        let file = match unpacked(&file, &path, work, limits, job)? {
+        let (file, _) = open_regular(&path).map_err(OciError::io("open", &path))?;
+        let file = match decompressed(&file, &path, work, limits, job)? {
             Some(spool) => spool,
             None => file,
         };
@@ -104,22 +104,22 @@ impl Files {
         Ok(Self { path, kind: Kind::Tar { file, members } })
     }
 
-    /// Where the bytes of a file are: file, offset, length.
+    /// Returns the position of a file's bytes: file, offset, length.
     pub(super) fn open(&self, name: &str) -> Result<(File, u64, u64), OciError> {
         match &self.kind {
             Kind::Directory => {
                 let path = self.path.join(name);
-                let (file, length) = regular(&path).map_err(OciError::io("open", &path))?;
+                let (file, length) = open_regular(&path).map_err(OciError::io("open", &path))?;
                 Ok((file, 0, length))
             }
             Kind::Tar { file, members } => {
-                let mut key = normal(name.as_bytes());
+                let mut key = normalize(name.as_bytes());
                 // `docker save` wrote links for layers that several images share.
                 for _ in 0..2 {
                     match members.get(&key) {
                         Some(Member::Content { offset, size }) => {
                             let file = file.try_clone().map_err(OciError::io("open", &self.path))?;
-                            return Ok((reopened(&file).unwrap_or(file), *offset, *size));
+                            return Ok((reopen(&file).unwrap_or(file), *offset, *size));
                         }
                         Some(Member::Link(target)) => key.clone_from(target),
                         None => break,
@@ -130,7 +130,7 @@ impl Files {
         }
     }
 
-    /// A small file whole.
+    /// Reads a small file.
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, OciError> {
         let (file, offset, size) = self.open(name)?;
         if size > MAX_DOCUMENT {
@@ -142,14 +142,14 @@ impl Files {
         Ok(bytes)
     }
 
-    /// The image of that name, or the only one, for the platform, of a directory in OCI's layout.
-    pub(super) fn find(&self, name: Option<&str>, platform: &Platform) -> Result<Found, OciError> {
+    /// Returns the image of that name, or the only one, for the platform, from an OCI layout.
+    pub(super) fn find(&self, name: Option<&str>, platform: &Platform) -> Result<FoundImage, OciError> {
         let what = self.path.display().to_string();
         let index = self.document("index.json", None, &what)?;
         let Document::Index(all) = index else { return Err(self.unusable("its index.json is no list")) };
         let mut candidates: Vec<Descriptor> = match name {
             Some(name) => {
-                all.iter().filter(|d| d.name.as_deref().is_some_and(|n| is_called(n, name))).cloned().collect()
+                all.iter().filter(|d| d.name.as_deref().is_some_and(|n| same_name(n, name))).cloned().collect()
             }
             None => all.clone(),
         };
@@ -170,7 +170,7 @@ impl Files {
             })?;
             match self.document(&blob_name(&chosen.digest), Some(chosen), &what)? {
                 Document::Manifest(manifest) => {
-                    return Ok(Found { manifest, digest: chosen.digest, name: called });
+                    return Ok(FoundImage { manifest, digest: chosen.digest, name: called });
                 }
                 Document::Index(more) => candidates = more,
             }
@@ -178,13 +178,13 @@ impl Files {
         Err(self.unusable("its lists lead to lists without end"))
     }
 
-    /// The image of that name, or the only one, of what `docker save` writes.
-    pub(super) fn saved(&self, name: Option<&str>) -> Result<Saved, OciError> {
+    /// Returns the image of that name, or the only one, from the output of `docker save`.
+    pub(super) fn saved(&self, name: Option<&str>) -> Result<SavedImage, OciError> {
         let bytes = self.read("manifest.json")?;
         let of = self.path.display().to_string();
         let all = saved_manifest(&bytes).map_err(|source| OciError::Document { what: "manifest", of, source })?;
-        let tags = |saved: &Saved| saved.repo_tags.clone().unwrap_or_default();
-        let fits = |saved: &&Saved| name.is_none_or(|name| tags(saved).iter().any(|tag| is_called(tag, name)));
+        let tags = |saved: &SavedImage| saved.repo_tags.clone().unwrap_or_default();
+        let fits = |saved: &&SavedImage| name.is_none_or(|name| tags(saved).iter().any(|tag| same_name(tag, name)));
         let mut fitting = all.iter().filter(fits);
         match (fitting.next(), fitting.next()) {
             (Some(saved), None) => Ok(saved.clone()),
@@ -212,8 +212,8 @@ impl Files {
     }
 }
 
-/// A file and its length. Without waiting for whoever may one day write into a fifo of that name.
-fn regular(path: &Path) -> io::Result<(File, u64)> {
+/// Opens a regular file and returns its length. Does not block if the path is a fifo without a writer.
+fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -222,8 +222,14 @@ fn regular(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, metadata.len()))
 }
 
-/// What is in a tar that is compressed; `None` when it is not.
-fn unpacked(file: &File, path: &Path, work: &Path, limits: Limits, job: &Job<'_>) -> Result<Option<File>, OciError> {
+/// Decompresses a tar; `None` if it is not compressed.
+fn decompressed(
+    file: &File,
+    path: &Path,
+    work: &Path,
+    limits: Limits,
+    job: &Job<'_>,
+) -> Result<Option<File>, OciError> {
     let mut magic = [0; 4];
     file.read_at(&mut magic, 0).map_err(OciError::io("read", path))?;
     let decoder: Box<dyn Read + '_> = match Compression::detect(magic) {
@@ -234,22 +240,22 @@ fn unpacked(file: &File, path: &Path, work: &Path, limits: Limits, job: &Job<'_>
     job.progress.phase("unpacking the archive");
     let mut spool = tempfile::tempfile_in(work).map_err(OciError::io("make a file in", work))?;
     let packed = file.metadata().map_err(OciError::io("read", path))?.len();
-    let most = limits.max_unpacked.min(packed.saturating_mul(limits.max_ratio).max(limits.ratio_exempt));
-    copy_bounded(decoder, &mut spool, most, job).map_err(OciError::io("unpack", path))?;
+    let max = limits.max_unpacked.min(packed.saturating_mul(limits.max_ratio).max(limits.ratio_exempt));
+    copy_bounded(decoder, &mut spool, max, job).map_err(OciError::io("unpack", path))?;
     Ok(Some(spool))
 }
 
-/// Reads the list of what `docker save` wrote.
-pub(super) fn saved_manifest(json: &[u8]) -> Result<Vec<Saved>, DocumentError> {
+/// Parses the manifest of the output of `docker save`.
+pub(super) fn saved_manifest(json: &[u8]) -> Result<Vec<SavedImage>, DocumentError> {
     if json.len() as u64 > MAX_DOCUMENT {
         return Err(DocumentError::TooLarge);
     }
     Ok(serde_json::from_slice(json)?)
 }
 
-/// The best of several manifests for a platform; else the platforms there are.
+/// Returns the best of several manifests for a platform, or the platforms there are.
 pub(super) fn choose<'d>(all: &'d [Descriptor], asked: &Platform) -> Result<&'d Descriptor, Vec<Platform>> {
-    // One that says nothing may be anything: its configuration tells.
+    // A manifest without a platform may fit: its configuration decides.
     let score = |descriptor: &Descriptor| descriptor.platform.as_ref().map_or(1, |platform| platform.serves(asked));
     let mut best: Option<(&Descriptor, u8)> = None;
     for descriptor in all {
@@ -259,7 +265,7 @@ pub(super) fn choose<'d>(all: &'d [Descriptor], asked: &Platform) -> Result<&'d 
         }
     }
     best.map(|(descriptor, _)| descriptor).ok_or_else(|| {
-        // Attestations stand among the images and say that they are for no machine.
+        // Attestations are listed among the images, with the platform `unknown`.
         let real = |platform: &&Platform| platform.os != "unknown";
         let mut there: Vec<Platform> = Vec::new();
         for platform in all.iter().filter_map(|descriptor| descriptor.platform.as_ref()).filter(real) {
@@ -272,7 +278,7 @@ pub(super) fn choose<'d>(all: &'d [Descriptor], asked: &Platform) -> Result<&'d 
     })
 }
 
-/// Where a blob is in OCI's layout.
+/// Returns the path of a blob in an OCI layout.
 pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
@@ -284,19 +290,19 @@ fn several_names(all: &[Descriptor]) -> bool {
     names.len() > 1
 }
 
-/// Whether a name in a file is the one asked for, in whatever of their forms.
-fn is_called(there: &str, asked: &str) -> bool {
+/// Whether a name in an archive is the one asked for, in either's short or full form.
+fn same_name(there: &str, asked: &str) -> bool {
     let full = |text: &str| text.parse::<Reference>().map(|reference| reference.to_string()).ok();
     there == asked || full(there).is_some_and(|there| Some(there) == full(asked))
 }
 
-/// A second file description of its own position, so that several layers can be read at once.
-fn reopened(file: &File) -> Option<File> {
+/// Opens the file again with a position of its own, so that several layers can be read at once.
+fn reopen(file: &File) -> Option<File> {
     use std::os::fd::AsRawFd as _;
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
 }
 
-/// Where the members of a tar lie.
+/// Returns the positions of the members of a tar.
 fn members(file: &File, job: &Job<'_>) -> Result<HashMap<Vec<u8>, Member>, String> {
     let limits = rootfs::Limits { entries: u64::MAX, content_bytes: u64::MAX, metadata_bytes: u64::MAX };
     let mut found = HashMap::new();
@@ -310,11 +316,11 @@ fn members(file: &File, job: &Job<'_>) -> Result<HashMap<Vec<u8>, Member>, Strin
         let offset = at + reader.position();
         let member = match entry.kind {
             EntryKind::File => Some(Member::Content { offset, size: entry.size }),
-            EntryKind::HardLink(target) => Some(Member::Link(normal(&target))),
+            EntryKind::HardLink(target) => Some(Member::Link(normalize(&target))),
             EntryKind::Symlink(target) => {
                 let directory =
                     entry.path.iter().rposition(|&byte| byte == b'/').map_or(&[][..], |at| &entry.path[..at]);
-                Some(Member::Link(normal(&[directory, b"/", &target].concat())))
+                Some(Member::Link(normalize(&[directory, b"/", &target].concat())))
             }
             EntryKind::Dir | EntryKind::Node(_) => None,
         };
@@ -323,15 +329,15 @@ fn members(file: &File, job: &Job<'_>) -> Result<HashMap<Vec<u8>, Member>, Strin
             if names > MAX_NAMES {
                 return Err(format!("the names of its members have more than {MAX_NAMES} bytes"));
             }
-            found.insert(normal(&entry.path), member);
+            found.insert(normalize(&entry.path), member);
         }
         at = offset.checked_add(entry.size.next_multiple_of(BLOCK)).ok_or("a member has no end")?;
     }
     Err(format!("it has more than {MAX_MEMBERS} members"))
 }
 
-/// A name without the ways of writing it: `./a//b/../c` is `a/c`.
-fn normal(name: &[u8]) -> Vec<u8> {
+/// Normalizes a name: `./a//b/../c` becomes `a/c`.
+fn normalize(name: &[u8]) -> Vec<u8> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in name.split(|&byte| byte == b'/') {
         match part {
@@ -368,7 +374,7 @@ mod tests {
     #[test]
     fn names_are_what_they_mean() {
         for (name, means) in [("./a//b/../c", "a/c"), ("/x/", "x"), ("../../etc", "etc"), ("", "")] {
-            assert_eq!(normal(name.as_bytes()), means.as_bytes());
+            assert_eq!(normalize(name.as_bytes()), means.as_bytes());
         }
     }
 }

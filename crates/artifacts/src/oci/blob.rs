@@ -1,10 +1,11 @@
-//! A layer's bytes on their way in: counted, hashed, kept, and asked for again where a connection broke.
+//! Compressed bytes of a layer as they arrive: counted, hashed, kept in the cache, and requested again if a connection
+//! broke.
 
 use super::{
     BlobCache, Digest,
     error::{LayerError, RegistryError},
     hashing::InPlaceStream,
-    layer::Packed,
+    layer::LayerInput,
     registry::Repository,
 };
 use crate::{
@@ -18,67 +19,67 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Pauses between attempts that brought too little; one that brings enough makes them begin anew.
+/// Pauses between attempts that brought too little; an attempt that brings enough restarts them.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(6)];
-/// Bytes that are enough of one attempt.
-const ENOUGH: u64 = 64 << 10;
-/// Most attempts at one blob: a registry whose connections break more often than that is left.
+/// Bytes of one attempt that are enough to restart the pauses.
+const ENOUGH_PROGRESS: u64 = 64 << 10;
+/// Upper bound of the attempts at one blob: a registry whose connections break more often is given up.
 const MAX_ATTEMPTS: usize = 200;
-/// Bytes read at once of a file.
+/// Bytes read from a file at once.
 const CHUNK: usize = 256 << 10;
-/// Bytes between two reports of progress.
+/// Interval between two reports of progress, in bytes.
 const REPORT_EVERY: u64 = 1 << 20;
 
-/// Where a layer's bytes come from.
-pub(super) enum Origin<'a> {
-    /// The cache.
+/// Source of a layer's bytes.
+pub(super) enum BlobSource<'a> {
+    /// File in the cache.
     Cached(BufReader<File>, &'a BlobCache),
-    /// A registry, and the cache keeps what comes.
-    Download(Box<(Download<'a>, Keep<'a>)>),
-    /// Part of a file of the user's.
+    /// Registry; the cache keeps a copy.
+    Download(Box<(Download<'a>, CacheWriter<'a>)>),
+    /// Part of a file of the user.
     Part(BufReader<Take<File>>),
 }
 
-/// What the cache gets.
-pub(super) struct Keep<'a> {
+/// Copy for the cache.
+pub(super) struct CacheWriter<'a> {
     pub(super) cache: &'a BlobCache,
-    /// Gone where the cache has no room: the layer is good without it.
+    /// `None` once the cache has no room: the layer is good without it.
     pub(super) staged: Option<StagedFile>,
 }
 
-/// A layer's bytes.
+/// Bytes of a layer.
 pub(super) struct Blob<'a> {
-    pub(super) origin: Option<Origin<'a>>,
-    /// What they have to be; an archive of Docker's does not say it.
+    pub(super) source: Option<BlobSource<'a>>,
+    /// Digest they must have; a Docker archive does not name one.
     pub(super) digest: Option<Digest>,
     pub(super) size: u64,
-    /// There where they have a digest.
+    /// Hash of the bytes, if they have a digest to compare with.
     pub(super) hash: Option<InPlaceStream<'a>>,
-    /// Bytes that came, and those of them that nobody took.
+    /// Bytes received, and those of them that were not consumed.
     pub(super) read: u64,
     pub(super) ahead: usize,
     pub(super) reported: u64,
-    /// Looked at whenever bytes come: what they unpack to may be nothing.
+    /// Checked whenever bytes arrive, because they may decompress to nothing.
     pub(super) cancel: &'a Cancel,
-    /// Told how many bytes came.
+    /// Called with the number of bytes received.
     pub(super) report: Box<dyn Fn(u64) + Send + 'a>,
     pub(super) failure: Option<LayerError>,
-    /// It came to its end, and is what it should be.
-    pub(super) whole: bool,
+    /// Whether it was read to its end and verified.
+    pub(super) verified: bool,
 }
 
 impl Blob<'_> {
-    /// Has the cache keep what came from a registry and is what it should be; whether it does.
-    pub(super) fn keep(self) -> bool {
-        let (Some(Origin::Download(both)), Some(digest), true) = (self.origin, self.digest, self.whole) else {
+    /// Puts a verified download into the cache. Returns whether it is there.
+    pub(super) fn keep_in_cache(self) -> bool {
+        let (Some(BlobSource::Download(both)), Some(digest), true) = (self.source, self.digest, self.verified) else {
             return false;
         };
-        let (_, Keep { cache, staged }) = *both;
+        let (_, CacheWriter { cache, staged }) = *both;
         let Some(staged) = staged else { return false };
         let kept = cache.keep(staged, &digest);
         if let Err(error) = &kept {
-            // The layer is good; the next image that has it downloads it again.
+            // The layer is good; the next image with it downloads it again.
             tracing::warn!(error = error as &dyn std::error::Error, "a layer cannot be kept in the cache");
         }
         kept.is_ok()
@@ -89,15 +90,15 @@ impl Blob<'_> {
         io::Error::other("the layer did not come")
     }
 
-    /// Waits for bytes where none are ahead; they are looked at once, when they come.
+    /// Waits for new bytes. They are hashed and counted once, when they arrive.
     fn next(&mut self) -> io::Result<()> {
         if let Err(cancelled) = self.cancel.check() {
             return Err(self.fail(cancelled.into()));
         }
-        let new = match &mut self.origin {
-            Some(Origin::Cached(file, _)) => file.fill_buf()?,
-            Some(Origin::Part(part)) => part.fill_buf()?,
-            Some(Origin::Download(both)) => {
+        let new = match &mut self.source {
+            Some(BlobSource::Cached(file, _)) => file.fill_buf()?,
+            Some(BlobSource::Part(part)) => part.fill_buf()?,
+            Some(BlobSource::Download(both)) => {
                 let (download, keep) = &mut **both;
                 if let Err(error) = download.wait() {
                     return Err(self.fail(error.into()));
@@ -136,20 +137,20 @@ impl BufRead for Blob<'_> {
         if self.ahead == 0 {
             self.next()?;
         }
-        Ok(match &mut self.origin {
-            Some(Origin::Cached(file, _)) => &file.buffer()[..self.ahead],
-            Some(Origin::Part(part)) => &part.buffer()[..self.ahead],
-            Some(Origin::Download(both)) => &both.0.ahead()[..self.ahead],
+        Ok(match &mut self.source {
+            Some(BlobSource::Cached(file, _)) => &file.buffer()[..self.ahead],
+            Some(BlobSource::Part(part)) => &part.buffer()[..self.ahead],
+            Some(BlobSource::Download(both)) => &both.0.ahead()[..self.ahead],
             None => &[],
         })
     }
 
     fn consume(&mut self, amount: usize) {
         self.ahead -= amount;
-        match &mut self.origin {
-            Some(Origin::Cached(file, _)) => file.consume(amount),
-            Some(Origin::Part(part)) => part.consume(amount),
-            Some(Origin::Download(both)) => both.0.consume(amount),
+        match &mut self.source {
+            Some(BlobSource::Cached(file, _)) => file.consume(amount),
+            Some(BlobSource::Part(part)) => part.consume(amount),
+            Some(BlobSource::Download(both)) => both.0.consume(amount),
             None => {}
         }
     }
@@ -163,8 +164,8 @@ impl Read for Blob<'_> {
     }
 }
 
-impl Packed for Blob<'_> {
-    fn verdict(&mut self) -> Result<(), LayerError> {
+impl LayerInput for Blob<'_> {
+    fn verify(&mut self) -> Result<(), LayerError> {
         while self.failure.is_none() {
             self.consume(self.ahead);
             match self.next() {
@@ -185,30 +186,30 @@ impl Packed for Blob<'_> {
         if let Some(should) = self.digest {
             let is = hash.expect("what has a digest is hashed, once").finish();
             if should != is {
-                if let Some(Origin::Cached(file, cache)) = &self.origin {
+                if let Some(BlobSource::Cached(file, cache)) = &self.source {
                     cache.forget(&should, file.get_ref());
                 }
                 return Err(LayerError::Digest { is });
             }
         }
-        self.whole = true;
+        self.verified = true;
         (self.report)(self.size);
         Ok(())
     }
 
-    fn undecodable(&mut self, error: io::Error) -> LayerError {
+    fn explain_decode_error(&mut self, error: io::Error) -> LayerError {
         if let Some(failure) = self.failure.take() {
             return failure;
         }
-        // Bytes that are not those they should be explain it. Nobody downloads a layer to its end to know that.
-        if matches!(self.origin, Some(Origin::Download(_))) && self.read < self.size {
+        // A wrong digest would explain it. But no layer is downloaded to its end just to find that out.
+        if matches!(self.source, Some(BlobSource::Download(_))) && self.read < self.size {
             return LayerError::Decode(error);
         }
-        self.verdict().err().unwrap_or(LayerError::Decode(error))
+        self.verify().err().unwrap_or(LayerError::Decode(error))
     }
 }
 
-/// A blob of a registry, over as many connections as it takes.
+/// Download of a blob from a registry, over as many connections as it takes.
 pub(super) struct Download<'a> {
     repository: &'a Repository<'a>,
     digest: Digest,
@@ -216,25 +217,26 @@ pub(super) struct Download<'a> {
     job: Job<'a>,
     body: Option<Body<'a>>,
     received: u64,
-    /// All of it came, and its end too.
+    /// Whether all bytes and the end were received.
     ended: bool,
-    patience: Patience,
+    retry: RetryPolicy,
 }
 
-/// How often a registry is asked for the rest of a blob.
+/// Decides how often a registry is asked for the rest of a blob.
 #[derive(Debug, Default)]
-struct Patience {
-    /// Attempts so far, and since the last that brought enough.
+struct RetryPolicy {
+    /// Attempts so far, and those since the last that brought enough.
     attempts: usize,
     idle: usize,
-    /// Bytes before the present attempt.
+    /// Bytes received before the current attempt.
     before: u64,
 }
 
-impl Patience {
-    /// The pause before the next attempt, where `received` bytes have come so far; `None` where there is none.
+impl RetryPolicy {
+    /// Returns the pause before the next attempt, if `received` bytes have arrived so far; `None` if there is no
+    /// further attempt.
     fn after_failure(&mut self, received: u64) -> Option<Duration> {
-        if received - self.before >= ENOUGH {
+        if received - self.before >= ENOUGH_PROGRESS {
             self.idle = 0;
         }
         self.attempts += 1;
@@ -247,14 +249,15 @@ impl Patience {
 
 impl<'a> Download<'a> {
     pub(super) fn new(repository: &'a Repository<'a>, digest: Digest, size: u64, job: Job<'a>) -> Self {
-        Self { repository, digest, size, job, body: None, received: 0, ended: false, patience: Patience::default() }
+        Self { repository, digest, size, job, body: None, received: 0, ended: false, retry: RetryPolicy::default() }
     }
 
-    /// Waits until bytes are [`Self::ahead`], or the end is there and none are.
+    /// Waits until bytes are [`Self::ahead`], or the end was received and there are none.
     fn wait(&mut self) -> Result<(), RegistryError> {
         loop {
             let since = Instant::now();
-            // What broke off behind the last byte is whole; of what has none, only its end says that it is there.
+            // A connection that breaks behind the last byte has delivered everything; of an empty blob only its end
+            // shows that it exists.
             if self.ended || (self.received == self.size && self.size > 0 && self.body.is_none()) {
                 return Ok(());
             }
@@ -266,7 +269,7 @@ impl<'a> Download<'a> {
             if !failure.passes() {
                 return Err(failure);
             }
-            let Some(usual) = self.patience.after_failure(self.received) else { return Err(failure) };
+            let Some(usual) = self.retry.after_failure(self.received) else { return Err(failure) };
             tracing::info!(digest = %self.digest, received = self.received, error = %failure, "asking for the rest");
             self.repository.pause_before_retry(&failure, since, usual, &self.job)?;
         }
@@ -275,7 +278,7 @@ impl<'a> Download<'a> {
     fn attempt(&mut self) -> Result<(), RegistryError> {
         if self.body.is_none() {
             let mut body = self.repository.blob(&self.digest, self.size, self.received, &self.job)?;
-            // A server that knows no ranges begins anew; what it repeats was seen and hashed already.
+            // A server without support for ranges starts over; the bytes it repeats were handled already.
             let repeated = self.received - body.head().from;
             if io::copy(&mut body.by_ref().take(repeated), &mut io::sink()).is_err() {
                 return Err(reason(&mut body).into());
@@ -283,7 +286,7 @@ impl<'a> Download<'a> {
             self.body = Some(body);
         }
         let body = self.body.as_mut().expect("it was put there");
-        // At the end one more is waited for: whether there is one tells a length that was a lie.
+        // At the end one more read is made: it reveals a body longer than announced.
         match body.fill_buf().map(<[u8]>::len) {
             Ok(0) if self.received < self.size => {
                 Err(fetch::FetchError::Short { received: self.received, expected: self.size }.into())
@@ -298,7 +301,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// What came and was not taken.
+    /// Returns the bytes that were received and not consumed.
     fn ahead(&self) -> &[u8] {
         self.body.as_ref().map_or(&[], Body::ahead)
     }
@@ -311,19 +314,19 @@ impl<'a> Download<'a> {
     }
 }
 
-/// Why a body ended early.
+/// Returns why a body ended early.
 fn reason(body: &mut Body<'_>) -> fetch::FetchError {
     let received = body.received();
     body.failure().unwrap_or_else(|| fetch::FetchError::Broken { received, source: "it ended".into() })
 }
 
-/// A file, from its beginning.
-pub(super) fn whole(file: File) -> BufReader<File> {
+/// Reads a file from its beginning.
+pub(super) fn whole_file(file: File) -> BufReader<File> {
     BufReader::with_capacity(CHUNK, file)
 }
 
-/// Part of a file, from `offset` on.
-pub(super) fn part(mut file: File, offset: u64, size: u64) -> io::Result<BufReader<Take<File>>> {
+/// Reads `size` bytes of a file from `offset` on.
+pub(super) fn file_part(mut file: File, offset: u64, size: u64) -> io::Result<BufReader<Take<File>>> {
     file.seek(SeekFrom::Start(offset))?;
     Ok(BufReader::with_capacity(CHUNK, file.take(size)))
 }
@@ -338,7 +341,7 @@ mod tests {
         file.write_all(&vec![1; 3 * CHUNK]).unwrap();
         let (cancel, size) = (Cancel::default(), 3 * CHUNK as u64);
         let mut blob = Blob {
-            origin: Some(Origin::Part(part(file, 0, size).unwrap())),
+            source: Some(BlobSource::Part(file_part(file, 0, size).unwrap())),
             digest: None,
             size,
             hash: None,
@@ -348,22 +351,22 @@ mod tests {
             cancel: &cancel,
             report: Box::new(|_| {}),
             failure: None,
-            whole: false,
+            verified: false,
         };
         assert_eq!(blob.read(&mut [0; 10]).unwrap(), 10);
         cancel.cancel();
-        let failure = blob.verdict();
+        let failure = blob.verify();
         assert!(matches!(failure, Err(LayerError::Cancelled(_))), "{failure:?}");
         assert_eq!(blob.read, CHUNK as u64, "nothing more was looked at");
     }
 
-    /// How many attempts are made of which each brings so many bytes.
+    /// Counts the attempts if each brings `each` bytes.
     fn attempts(each: u64) -> usize {
-        let (mut patience, mut received) = (Patience::default(), 0);
+        let (mut retry, mut received) = (RetryPolicy::default(), 0);
         let mut count = 1;
         loop {
             received += each;
-            if patience.after_failure(received).is_none() {
+            if retry.after_failure(received).is_none() {
                 return count;
             }
             count += 1;
@@ -372,12 +375,12 @@ mod tests {
 
     #[test]
     fn attempts_that_bring_little_are_few_and_those_that_bring_enough_have_an_end_too() {
-        for little in [0, 1, ENOUGH / 2] {
+        for little in [0, 1, ENOUGH_PROGRESS / 2] {
             assert_eq!(attempts(little), PAUSES.len() + 1, "{little}");
         }
-        assert_eq!(attempts(ENOUGH), MAX_ATTEMPTS);
-        let mut patience = Patience::default();
-        let pauses = [0, 0, ENOUGH, ENOUGH].map(|received| patience.after_failure(received).unwrap());
+        assert_eq!(attempts(ENOUGH_PROGRESS), MAX_ATTEMPTS);
+        let mut retry = RetryPolicy::default();
+        let pauses = [0, 0, ENOUGH_PROGRESS, ENOUGH_PROGRESS].map(|received| retry.after_failure(received).unwrap());
         assert_eq!(pauses, [PAUSES[0], PAUSES[1], PAUSES[0], PAUSES[1]]);
     }
 }

@@ -1,8 +1,8 @@
-//! Layers as they came, kept by their digest, so that what several images share is downloaded once.
+//! Cache of compressed layers by their digest, so that a layer shared by several images is downloaded once.
 //!
-//! Whatever is read from here is hashed again: a cache that was cut or damaged costs a download and nothing else, so
-//! nothing in it needs to be synced. A blob somebody reads is locked, and pruning passes over it; one that is removed
-//! all the same stays readable for whoever has it open.
+//! Everything read from it is hashed again: a truncated or damaged cache costs a download and nothing else, so nothing
+//! in it needs to be synced. A blob that is being read is locked, and pruning skips it; if it is removed all the same,
+//! it stays readable for whoever has it open.
 
 use super::{Digest, OciError};
 use crate::{
@@ -20,63 +20,63 @@ use std::{
     time::Duration,
 };
 
-/// Blobs are looked at in pieces of this many bytes.
+/// Size of the chunks a blob is read in, in bytes.
 const CHUNK: usize = 256 << 10;
-/// How often one that somebody else has is looked at, and what is between.
-const LOOKS: u32 = 20;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+/// Number of attempts to lock a blob that is locked by another process, and the pause between them.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
 
-/// Where blobs are, by their hexadecimal digest.
+/// Directory of blobs, named by their hexadecimal digest.
 #[derive(Debug, Clone)]
 pub struct BlobCache {
     shelf: Shelf,
 }
 
-/// What pruning took away, or would.
+/// Result of pruning, or of a dry run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Pruned {
-    /// Blobs.
+    /// Number of removed blobs.
     pub blobs: u64,
-    /// Their bytes.
+    /// Bytes of the removed blobs.
     pub bytes: u64,
-    /// Blobs passed over because a pull reads them.
+    /// Number of blobs skipped because a pull reads them.
     pub in_use: u64,
 }
 
 impl BlobCache {
-    /// Opens `directory` (`cache/oci/blobs/sha256`), and creates it when absent.
+    /// Opens `directory` (`cache/oci/blobs/sha256`), and creates it if it does not exist.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, OciError> {
         Ok(Self { shelf: Shelf::open(directory)? })
     }
 
-    /// The blob, if it is there with that many bytes; pruning leaves it alone while it is open.
+    /// Returns the blob, if it exists with that size; pruning skips it while it is open.
     pub(super) fn get(&self, digest: &Digest, size: u64) -> Option<File> {
         let file = File::open(self.shelf.path(&digest.hex()).ok()?).ok()?;
-        // Who prunes, or only asks what that would be, has each for a moment.
-        let taken = (0..LOOKS).any(|look| {
-            if look > 0 {
-                thread::sleep(BETWEEN_LOOKS);
+        // Pruning, even a dry run, locks each blob for a moment.
+        let locked = (0..LOCK_ATTEMPTS).any(|attempt| {
+            if attempt > 0 {
+                thread::sleep(LOCK_PAUSE);
             }
             flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
         });
-        if !taken {
+        if !locked {
             return None;
         }
         (file.metadata().ok()?.len() == size).then_some(file)
     }
 
-    /// A file for a blob that is on its way.
+    /// Creates a file for a blob that is being downloaded.
     pub(super) fn stage(&self) -> Result<StagedFile, OciError> {
         Ok(self.shelf.stage_file()?)
     }
 
-    /// Keeps a blob that turned out to be what it should be.
+    /// Stores a verified blob.
     pub(super) fn keep(&self, blob: StagedFile, digest: &Digest) -> Result<(), OciError> {
         self.shelf.publish_cached(blob, &digest.hex())?;
         Ok(())
     }
 
-    /// Forgets a blob that is not what it should be; what has its name by now may be.
+    /// Removes a blob that turned out to be wrong, unless another one has its name by now.
     pub(super) fn forget(&self, digest: &Digest, blob: &File) {
         if let Ok(path) = self.shelf.path(&digest.hex())
             && is_at(blob, &path)
@@ -85,7 +85,7 @@ impl BlobCache {
         }
     }
 
-    /// Whether what was kept as this blob is something else, or cannot be read; then it is forgotten.
+    /// Whether the stored blob is wrong or cannot be read; then it is removed.
     pub(super) fn is_damaged(&self, digest: &Digest, blob: &File, cancel: &Cancel) -> bool {
         let mut hash = Sha256::new();
         let (mut chunk, mut at) = (vec![0; CHUNK], 0);
@@ -109,25 +109,26 @@ impl BlobCache {
         damaged
     }
 
-    /// Removes every blob no pull reads; with `dry` only says what that would be.
+    /// Removes every blob that no pull reads; with `dry` only reports what it would remove.
     pub fn prune(&self, dry: bool, cancel: &Cancel) -> Result<Pruned, OciError> {
         let mut pruned = Pruned::default();
         let names = match self.shelf.names() {
-            // Whoever deleted all of the cache has left nothing to prune.
+            // The whole cache was deleted: there is nothing to prune.
             Err(PublishError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(pruned),
             names => names?,
         };
         for name in names {
             cancel.check()?;
             let Ok(path) = self.shelf.path(&name) else { continue };
-            // What another one removed meanwhile is gone, which is what was wanted.
+            // A blob that another process removed meanwhile is gone, as intended.
             let Ok(file) = File::open(&path) else { continue };
             let bytes = file.metadata().map(|metadata| metadata.len()).unwrap_or_default();
             if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
                 pruned.in_use += 1;
                 continue;
             }
-            // The name may be another blob's by now; so may the one that is removed, and who reads it minds nothing.
+            // The name may belong to another blob by now. It may also change before the removal: whoever reads the
+            // removed blob keeps it open.
             if !is_at(&file, &path) {
                 continue;
             }
@@ -147,7 +148,7 @@ mod tests {
     use super::*;
     use std::{io::Write as _, time::Instant};
 
-    /// Far above what anything here takes.
+    /// Far longer than any test takes.
     const HANG: Duration = Duration::from_secs(60);
 
     fn cached(cache: &BlobCache, bytes: &[u8]) -> Digest {
@@ -157,8 +158,8 @@ mod tests {
         Digest::of(bytes)
     }
 
-    /// Prunes until that comes of it. A program that another test starts has every lock of this process's until it is what
-    /// it is to be.
+    /// Prunes until the result is as wanted: a process that another test forks holds the locks of this process until it
+    /// calls `exec`.
     #[track_caller]
     fn prunes(cache: &BlobCache, dry: bool, wanted: Pruned) {
         let began = Instant::now();
@@ -197,7 +198,7 @@ mod tests {
         assert!(cache.is_damaged(&digest, &one, &cancel));
         assert!(cache.get(&digest, 1).is_none());
         cached(&cache, b"a");
-        // Another pull that read the same bytes hears the same of them.
+        // Another pull that read the same bytes gets the same answer.
         assert!(cache.is_damaged(&digest, &two, &cancel));
         assert!(!cache.is_damaged(&digest, &cache.get(&digest, 1).unwrap(), &cancel));
     }
@@ -214,7 +215,7 @@ mod tests {
             let pruning: Vec<_> = (0..4).map(|_| scope.spawn(|| cache.prune(false, &cancel).unwrap())).collect();
             pruning.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        // One that finds another at a blob leaves it to that one.
+        // A pruner that finds a blob locked by another leaves it to that one.
         assert_eq!(pruned.iter().map(|pruned| pruned.blobs).sum::<u64>(), 500);
         assert_eq!(cache.shelf.names().unwrap(), Vec::<String>::new());
     }

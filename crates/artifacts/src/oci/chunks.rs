@@ -1,7 +1,7 @@
-//! The unpacked bytes of a layer, on their way from the decoder's thread to the walk over the archive.
+//! Decompressed bytes of a layer, on their way from the decoder's thread to the reader of the archive.
 //!
-//! Whoever reads from here reads what has been counted already; what was read is hashed, and the buffers go back to be
-//! filled again, so a layer of any size takes the memory of a few of them.
+//! Every byte is counted before it is read, and hashed afterwards; then its buffer goes back to be filled again, so a
+//! layer of any size takes the memory of a few buffers.
 
 use super::{Digest, error::LayerError, hashing::BufferedStream};
 use crate::job::Cancel;
@@ -13,29 +13,29 @@ use std::{
     },
 };
 
-/// Bytes of one buffer.
+/// Size of a buffer in bytes.
 pub(super) const CHUNK: usize = 256 << 10;
-/// Buffers that are full and wait.
+/// Upper bound of the full buffers that wait to be read.
 pub(super) const QUEUE: usize = 6;
 
-/// What a layer may unpack to.
+/// Limits of what a layer may decompress to.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct UnpackLimit<'a> {
-    /// Most bytes of all layers together, and how many there are already.
-    pub(super) most: u64,
+    /// Upper bound of the bytes of all layers together, and how many there are already.
+    pub(super) max: u64,
     pub(super) used: &'a AtomicU64,
-    /// Most bytes of this layer, which is its size times the ratio, or what harms nobody.
+    /// Upper bound of this layer's bytes: its compressed size times the ratio, or the size that is exempt from it.
     pub(super) layer: Option<u64>,
-    /// That ratio.
+    /// Ratio, for the error.
     pub(super) ratio: u64,
 }
 
-/// The reader's side.
+/// Reader of the decompressed bytes.
 pub(super) struct ChunkReader<'a> {
     full: Receiver<Vec<u8>>,
     empty: Sender<Vec<u8>>,
     current: Vec<u8>,
-    taken: usize,
+    consumed: usize,
     total: u64,
     hash: BufferedStream<'a>,
     limit: UnpackLimit<'a>,
@@ -51,38 +51,40 @@ impl<'a> ChunkReader<'a> {
         hash: BufferedStream<'a>,
         cancel: &'a Cancel,
     ) -> Self {
-        Self { full, empty, current: Vec::new(), taken: 0, total: 0, hash, limit, cancel, failure: None }
+        Self { full, empty, current: Vec::new(), consumed: 0, total: 0, hash, limit, cancel, failure: None }
     }
 
-    /// Why reading failed, if it did.
+    /// Takes the reason why reading failed, if it did.
     pub(super) fn failure(&mut self) -> Option<LayerError> {
         self.failure.take()
     }
 
-    /// Reads what is left; the digest of everything.
+    /// Reads the rest and returns the digest of everything.
     pub(super) fn finish(mut self) -> Result<Digest, LayerError> {
         while self.next()? {}
-        self.hash.give(self.current);
+        self.hash.push(self.current);
         Ok(self.hash.finish())
     }
 
-    /// Takes the next buffer; false at the end, which is also where the decoder failed: the decoder says so itself.
+    /// Takes the next buffer; false at the end. If the decoder failed, it looks like an end here: the decoder reports
+    /// the failure itself.
     fn next(&mut self) -> Result<bool, LayerError> {
-        // A few packed bytes may be gigabytes here: whoever packed them is asked too seldom.
+        // Checked here, because a few compressed bytes may become gigabytes: the source of the compressed bytes checks
+        // too seldom.
         self.cancel.check()?;
         let Ok(next) = self.full.recv() else { return Ok(false) };
         let old = std::mem::replace(&mut self.current, next);
-        self.taken = 0;
-        for spent in self.hash.give(old) {
+        self.consumed = 0;
+        for hashed in self.hash.push(old) {
             // The decoder may have ended.
-            let _ = self.empty.send(spent);
+            let _ = self.empty.send(hashed);
         }
         let len = self.current.len() as u64;
         let before = self.limit.used.fetch_add(len, Ordering::Relaxed);
-        if before + len > self.limit.most {
-            return Err(LayerError::TooLarge(self.limit.most));
+        if before + len > self.limit.max {
+            return Err(LayerError::TooLarge(self.limit.max));
         }
-        if self.limit.layer.is_some_and(|most| self.total + len > most) {
+        if self.limit.layer.is_some_and(|max| self.total + len > max) {
             return Err(LayerError::Ratio(self.limit.ratio));
         }
         self.total += len;
@@ -92,7 +94,7 @@ impl<'a> ChunkReader<'a> {
 
 impl BufRead for ChunkReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.taken == self.current.len() {
+        while self.consumed == self.current.len() {
             match self.next() {
                 Ok(true) => {}
                 Ok(false) => return Ok(&[]),
@@ -102,11 +104,11 @@ impl BufRead for ChunkReader<'_> {
                 }
             }
         }
-        Ok(&self.current[self.taken..])
+        Ok(&self.current[self.consumed..])
     }
 
     fn consume(&mut self, amount: usize) {
-        self.taken += amount;
+        self.consumed += amount;
     }
 }
 
@@ -126,10 +128,10 @@ mod tests {
     use std::sync::mpsc::{channel, sync_channel};
 
     #[test]
-    fn who_is_cancelled_reads_no_more_of_what_is_there() {
+    fn a_canceled_reader_stops_before_the_next_buffer() {
         let (full, filled) = sync_channel(2);
         let (used, hash_pool, cancel) = (AtomicU64::new(0), HashPool::default(), Cancel::default());
-        let limit = UnpackLimit { most: 100, used: &used, layer: None, ratio: 1 };
+        let limit = UnpackLimit { max: 100, used: &used, layer: None, ratio: 1 };
         let mut chunks = ChunkReader::new(filled, channel().0, limit, hash_pool.buffered_stream(), &cancel);
         full.send(vec![7; 2]).unwrap();
         full.send(vec![7; 2]).unwrap();

@@ -1,29 +1,29 @@
-//! How bytes are compressed, told by how they begin. What they are said to be is not asked: Docker's archives do not say it,
-//! and the digest proves the outcome.
+//! Detection of compression by magic numbers. The declared media type is not used: Docker's archives have none, and the
+//! digest proves the outcome.
 
-/// Gzip begins with these.
+/// Magic number of gzip (RFC 1952).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
-/// A frame of zstd does.
+/// Magic number of a zstd frame (RFC 8878).
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// So does one that decoders pass over, with any low half of its first byte. Parallel compressors write one in front of each
-/// other.
+/// Magic number of a skippable zstd frame, of which the low half of the first byte may have any value. Parallel
+/// compressors write such a frame in front of each other frame.
 const SKIPPABLE: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 
-/// What has to be done to read them.
+/// Compression of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     Gzip,
     Zstd,
-    /// They are what they are.
+    /// Not compressed.
     None,
 }
 
 impl Compression {
-    /// That of what begins so.
-    pub(super) fn detect(beginning: [u8; 4]) -> Self {
-        let [first, rest @ ..] = beginning;
-        match beginning {
-            _ if beginning[..2] == GZIP => Self::Gzip,
+    /// Detects the compression from the first four bytes.
+    pub(super) fn detect(magic: [u8; 4]) -> Self {
+        let [first, rest @ ..] = magic;
+        match magic {
+            _ if magic[..2] == GZIP => Self::Gzip,
             ZSTD => Self::Zstd,
             _ if [first & 0xf0, rest[0], rest[1], rest[2]] == SKIPPABLE => Self::Zstd,
             _ => Self::None,
@@ -36,8 +36,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn beginnings() {
-        for (beginning, packing) in [
+    fn magic_numbers() {
+        for (magic, compression) in [
             ([0x1f, 0x8b, 8, 0], Compression::Gzip),
             (ZSTD, Compression::Zstd),
             ([0x50, 0x2a, 0x4d, 0x18], Compression::Zstd),
@@ -47,7 +47,7 @@ mod tests {
             (*b"etc/", Compression::None),
             ([0; 4], Compression::None),
         ] {
-            assert_eq!(Compression::detect(beginning), packing, "{beginning:x?}");
+            assert_eq!(Compression::detect(magic), compression, "{magic:x?}");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Who asks a registry, as Docker and Podman keep it.
+//! Credentials for registries, as Docker and Podman store them.
 //!
-//! Reads their files and runs their helper programs; writes nothing and asks nobody for a password. Which files is for
-//! the caller to say: the library looks at no environment.
+//! Reads their files and runs their helper programs; writes nothing and never prompts for a password. The caller says
+//! which files: the library reads no environment.
 
 use crate::{
     fetch::Secret,
@@ -22,72 +22,72 @@ use std::{
 mod helper;
 use helper::Helpers;
 
-/// Largest file, and most a helper may say.
+/// Largest file and largest output of a helper, in bytes.
 const MAX_FILE: u64 = 1 << 20;
-/// What is named where there are no logins: nobody reads it.
+/// File that is configured when there are no logins; it is not opened.
 const NO_LOGINS: &str = "/dev/null";
-/// How long a helper may think: some ask a keyring that asks a person.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// What Docker calls its own registry in its files.
+/// Timeout of a helper: some ask a keyring that asks a person.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Names of Docker's own registry in its files.
 const DOCKER_HUB: [&str; 4] = ["docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
-/// By what Docker writes a login there down, and asks for it.
+/// Key under which Docker stores a login to its own registry, and asks a helper for it.
 const HUB_ADDRESS: &str = "https://index.docker.io/v1/";
 
-/// Files with credentials, the first that knows a registry counts.
+/// Files with credentials; the first with an entry for a registry counts.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
     files: Vec<PathBuf>,
-    /// Where helper programs are looked for; else in `PATH`.
+    /// Directory of helper programs; `PATH` if there is none.
     helpers: Option<PathBuf>,
 }
 
-/// One way to say who asks.
+/// Credential for a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Credential {
-    /// A name and a password.
+    /// User name and password.
     Basic(String, Secret),
-    /// What a login left instead of the password.
+    /// Identity token, which a login stored instead of the password.
     Identity(Secret),
 }
 
-/// Why credentials cannot be had although there should be some.
+/// Reason why existing credentials cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// Which.
+        /// Path.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A file is not what it should be. What the parser says of it would quote what is in it.
+    /// A file is malformed. The parser's message is left out, because it quotes the content.
     #[error("{} is malformed in line {line}, column {column}", path.display())]
     Json {
-        /// Which.
+        /// Path.
         path: PathBuf,
-        /// Where.
+        /// Line.
         line: usize,
-        /// Where in that.
+        /// Column.
         column: usize,
     },
-    /// An entry is not what it should be.
+    /// An entry is malformed.
     #[error("{} has no name and password for {key:?} that can be read", path.display())]
     Entry {
-        /// In which file.
+        /// File with the entry.
         path: PathBuf,
-        /// Which entry.
+        /// Key of the entry.
         key: String,
     },
-    /// A helper did not help.
+    /// A helper failed.
     #[error("{program} gave no credentials: {why}")]
     Helper {
         /// The program.
         program: String,
-        /// What it said or what happened to it.
+        /// Its output or what happened to it.
         why: String,
     },
-    /// It was told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
@@ -111,25 +111,25 @@ struct Auth {
 }
 
 impl Credentials {
-    /// Those in these files, where they are there; the first that knows a registry counts.
+    /// Reads these files, as far as they exist; the first with an entry for a registry counts.
     pub fn in_files(files: Vec<PathBuf>) -> Self {
         Self { files, helpers: None }
     }
 
-    /// Looks for helper programs in this directory and nowhere else.
+    /// Looks for helper programs only in this directory.
     #[must_use]
     pub fn helpers_in(self, directory: PathBuf) -> Self {
         Self { helpers: Some(directory), ..self }
     }
 
-    /// What there is for a repository. A helper that takes its time is said.
+    /// Returns the credential for a repository, if there is one. Reports a notice while a helper takes its time.
     pub(super) fn find(
         &self,
         registry: &str,
         repository: &str,
         job: &Job<'_>,
     ) -> Result<Option<Credential>, CredentialError> {
-        let helpers = Helpers { directory: self.helpers.as_deref(), patience: PATIENCE, job: *job };
+        let helpers = Helpers { directory: self.helpers.as_deref(), timeout: HELPER_TIMEOUT, job: *job };
         for path in &self.files {
             if let Some(file) = read(path)?
                 && let Some(credential) = file.find(path, registry, repository, helpers)?
@@ -146,7 +146,7 @@ fn read(path: &Path) -> Result<Option<AuthFile>, CredentialError> {
         return Ok(None);
     }
     let failed = |source| CredentialError::Read { path: path.to_owned(), source };
-    // Nobody waits for somebody who would write to a pipe.
+    // Opening must not block on a fifo without a writer.
     let file = match File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
@@ -177,7 +177,7 @@ impl AuthFile {
         repository: &str,
         helpers: Helpers<'_>,
     ) -> Result<Option<Credential>, CredentialError> {
-        // Docker's key for its own registry is the address it asks for too; Podman's is the name.
+        // Docker's key for its own registry is the address it also asks a helper for; Podman's is the name.
         for name in names(registry) {
             for (key, helper) in self.cred_helpers.iter().filter(|(key, _)| split(key) == (name, "")) {
                 if let Some(credential) = ask(helpers, helper, registry, Some(key.as_str()))? {
@@ -190,7 +190,7 @@ impl AuthFile {
         {
             return Ok(Some(credential));
         }
-        // Podman's keys may go down to a repository: the longest that fits counts.
+        // Podman's keys may name a repository: the longest matching key counts.
         let fits = |key: &&String| {
             let (host, below) = split(key);
             let whole = format!("{repository}/");
@@ -204,7 +204,7 @@ impl AuthFile {
 }
 
 impl Auth {
-    /// `None` when it cannot be read; an entry with nothing in it is what a login with a helper leaves.
+    /// Returns `None` if the entry is malformed; an empty entry is left by a login with a helper.
     #[expect(clippy::option_option, reason = "nothing to read is not the same as unreadable")]
     fn read(&self) -> Option<Option<Credential>> {
         if !self.identitytoken.is_empty() {
@@ -224,7 +224,7 @@ impl Auth {
     }
 }
 
-/// Asks a helper by each name it may know a registry by; `key` is the one that leads to it.
+/// Asks a helper by each name it may know a registry by; `key` is the one that names the helper.
 fn ask(
     helpers: Helpers<'_>,
     helper: &str,
@@ -241,13 +241,14 @@ fn ask(
     Ok(None)
 }
 
-/// What one registry is called in files.
+/// Returns the names of a registry in files.
 fn names(registry: &str) -> impl Iterator<Item = &str> {
     let hub = DOCKER_HUB.contains(&registry);
     std::iter::once(registry).chain(DOCKER_HUB.into_iter().filter(move |name| hub && *name != registry))
 }
 
-/// A key as host and what is below it: `https://index.docker.io/v1/` is a host, `quay.io/me/app` is not only one.
+/// Splits a key into the host and the path below it: `https://index.docker.io/v1/` is a host only, `quay.io/me/app` is
+/// not.
 fn split(key: &str) -> (&str, &str) {
     let key = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key).trim_end_matches('/');
     let (host, below) = key.split_once('/').unwrap_or((key, ""));
@@ -259,7 +260,7 @@ mod tests {
     use super::*;
     use crate::job::{Cancel, Silent};
 
-    fn looked_up(from: &Credentials, registry: &str, path: &str) -> Result<Option<Credential>, CredentialError> {
+    fn find_in(from: &Credentials, registry: &str, path: &str) -> Result<Option<Credential>, CredentialError> {
         from.find(registry, path, &Job { progress: &Silent, cancel: &Cancel::default() })
     }
 
@@ -267,7 +268,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let file = temp.path().join("auth.json");
         std::fs::write(&file, json.to_string()).unwrap();
-        looked_up(&Credentials::in_files(vec![temp.path().join("none"), file]), registry, repository)
+        find_in(&Credentials::in_files(vec![temp.path().join("none"), file]), registry, repository)
     }
 
     fn basic(user: &str) -> Credential {
@@ -309,13 +310,13 @@ mod tests {
     #[test]
     fn what_is_said_of_a_malformed_file_has_nothing_of_what_is_in_it() {
         let error = find(&serde_json::json!({"auths": {"a.io": "c2VjcmV0"}}), "a.io", "a").unwrap_err();
-        let mut told = error.to_string();
+        let mut shown = error.to_string();
         let mut next = std::error::Error::source(&error);
         while let Some(cause) = next {
-            told.push_str(&cause.to_string());
+            shown.push_str(&cause.to_string());
             next = cause.source();
         }
-        assert!(told.contains("is malformed in line 1, column ") && !told.contains("c2VjcmV0"), "{told}");
+        assert!(shown.contains("is malformed in line 1, column ") && !shown.contains("c2VjcmV0"), "{shown}");
     }
 
     #[test]
@@ -324,14 +325,14 @@ mod tests {
         let fifo = temp.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
         for file in [fifo, "/dev/zero".into()] {
-            let error = looked_up(&Credentials::in_files(vec![file]), "a.io", "a").unwrap_err();
+            let error = find_in(&Credentials::in_files(vec![file]), "a.io", "a").unwrap_err();
             assert!(matches!(error, CredentialError::Read { .. }), "{error:?}");
         }
-        let nobody = looked_up(&Credentials::in_files(vec!["/dev/null".into()]), "a.io", "a");
+        let nobody = find_in(&Credentials::in_files(vec!["/dev/null".into()]), "a.io", "a");
         assert_eq!(nobody.unwrap(), None);
     }
 
-    /// What a helper that knows one address says, in a file that leads to it.
+    /// Returns the answer of a helper that knows one address, for a file that names the helper.
     fn helped(file: &serde_json::Value, knows: &str, registry: &str) -> Option<Credential> {
         let temp = tempfile::tempdir().unwrap();
         let program = temp.path().join("docker-credential-test");
@@ -344,7 +345,7 @@ mod tests {
         let config = temp.path().join("config.json");
         std::fs::write(&config, file.to_string()).unwrap();
         let credentials = Credentials::in_files(vec![config]).helpers_in(temp.path().to_owned());
-        looked_up(&credentials, registry, "me/private").unwrap()
+        find_in(&credentials, registry, "me/private").unwrap()
     }
 
     #[test]
@@ -355,7 +356,7 @@ mod tests {
             serde_json::json!({"credHelpers": {"index.docker.io": "test"}}),
             serde_json::json!({"credsStore": "test"}),
         ] {
-            // Docker's, and Podman's.
+            // Docker's key, and Podman's.
             for knows in [HUB_ADDRESS, "docker.io"] {
                 assert_eq!(helped(&file, knows, "docker.io"), Some(basic("me")), "{file} {knows}");
             }
@@ -369,7 +370,7 @@ mod tests {
             assert_eq!(helped(&file, "reg.local:5000", "reg.local:5000"), Some(basic("me")), "{file}");
             assert_eq!(helped(&file, HUB_ADDRESS, "reg.local:5000"), None, "{file}");
         }
-        // A helper for one registry is asked for no other, nor is one for part of a registry, which nobody has.
+        // A helper for one registry is asked for no other; nor is one for part of a registry, which no tool writes.
         for key in [HUB_ADDRESS, "docker.io", "quay.io", "reg.local:5000/me"] {
             let file = serde_json::json!({"credHelpers": {key: "test"}});
             assert_eq!(helped(&file, "reg.local:5000", "reg.local:5000"), None, "{key}");

@@ -1,44 +1,45 @@
-//! Names of content: `sha256:` and 64 hexadecimal digits.
+//! Digests: `sha256:` and 64 hexadecimal digits.
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::{fmt, str::FromStr};
 
-/// A SHA-256. Registries know other algorithms; nobody uses them, and what is not known cannot be checked.
+/// SHA-256 digest. Registries allow other algorithms; nobody uses them, and a digest of an unknown algorithm cannot be
+/// verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
-/// Why a text is no digest.
+/// Error: the text is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a digest: write sha256: and 64 hexadecimal digits")]
 pub struct InvalidDigest(String);
 
 impl Digest {
-    /// That of these bytes.
+    /// Computes the digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// What a hash came to.
+    /// Returns the digest of a finished hash.
     pub(super) fn ended(hash: Sha256) -> Self {
         Self(hash.finalize().into())
     }
 
-    /// What the state of a hash came to.
+    /// Returns the digest of the final state of a hash.
     pub(super) fn of_state(state: [u32; 8]) -> Self {
         let mut bytes = [0; 32];
         bytes.as_chunks_mut().0.iter_mut().zip(state).for_each(|(word, is)| *word = is.to_be_bytes());
         Self(bytes)
     }
 
-    /// Its 64 hexadecimal digits.
+    /// Returns its 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         HEXLOWER.encode(&self.0)
     }
 
-    /// The 12 digits people tell layers apart by.
+    /// Returns its first 12 digits, as layers are shown to people.
     pub fn short(&self) -> String {
         self.hex()[..12].to_owned()
     }

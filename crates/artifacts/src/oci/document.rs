@@ -1,83 +1,83 @@
-//! What a registry answers: manifests, lists of them, and the configuration of an image.
+//! Documents of a registry: manifests, indexes of them, and the configuration of an image.
 //!
-//! Reads OCI's documents and Docker's second schema, which say the same in the same words. Every list and text in them
-//! is bounded before anything is done with it.
+//! Reads OCI's documents and those of Docker's schema 2, which have the same structure. Every list and text in them is
+//! bounded before it is used.
 
 use super::{Digest, OciError, Platform};
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// Largest document, in bytes: what registries themselves allow.
+/// Largest document, in bytes: the limit of registries themselves.
 pub(super) const MAX_DOCUMENT: u64 = 4 << 20;
-/// Most manifests in a list.
+/// Upper bound of the manifests in an index.
 const MAX_MANIFESTS: usize = 1024;
-/// Most layers that are looked at at all; how many are allowed is configured.
+/// Upper bound of the layers that are parsed; how many are allowed is configured.
 const MAX_LAYERS: usize = 4096;
-/// Most bytes of environment, entry point and command together, as JSON has them and with so many more for each word: all of
-/// it goes into an image's manifest, which has an end.
-const MAX_RUN: usize = 512 << 10;
-const WORD: usize = 16;
+/// Upper bound of the bytes of environment, entry point and command together, as JSON, and of the overhead counted for
+/// each word: all of it goes into an image's manifest, whose size is limited.
+const MAX_RUN_CONFIG: usize = 512 << 10;
+const WORD_OVERHEAD: usize = 16;
 
-/// The media types of manifests, best first, as an `Accept` header has them.
+/// Media types of manifests, best first, for an `Accept` header.
 pub(super) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.v2+json";
 
-/// Why a document is refused.
+/// Reason why a document is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
-    /// Longer than any.
+    /// It is longer than any valid document.
     #[error("it has more than 4 MiB")]
     TooLarge,
-    /// Not the JSON it should be.
+    /// It is not the expected JSON.
     #[error("it is malformed")]
     Json(#[from] serde_json::Error),
-    /// Of another time or for another purpose.
+    /// It is of an obsolete schema or has another purpose.
     #[error("{0}")]
     Unsupported(String),
-    /// Lists without end.
+    /// It has a list that is too long.
     #[error("it lists {0} {1}, more than {2}")]
     TooMany(usize, &'static str, usize),
 }
 
-/// One of the two kinds of document a name leads to.
+/// Document that a name leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Document {
-    /// Manifests for several platforms.
+    /// Index: manifests for several platforms.
     Index(Vec<Descriptor>),
-    /// One image.
+    /// Manifest of one image.
     Manifest(Manifest),
 }
 
-/// One image: its configuration and its layers, lowest first.
+/// Manifest of an image: its configuration and its layers, lowest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Manifest {
     pub(super) config: Descriptor,
     pub(super) layers: Vec<Descriptor>,
 }
 
-/// Something a document points at.
+/// Reference from one document to a blob or another document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Descriptor {
     pub(super) media_type: String,
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) platform: Option<Platform>,
-    /// The tag, in the index of a layout.
+    /// Tag, in the index of an OCI layout.
     pub(super) name: Option<String>,
 }
 
-/// What the configuration of an image says.
+/// Configuration of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ConfigFile {
     pub(super) platform: Platform,
-    /// What each layer has to be once it is unpacked.
+    /// Digest of each layer's decompressed bytes.
     pub(super) diff_ids: Vec<Digest>,
     pub(super) run: RunConfig,
 }
 
-/// How commands of an image want to be run.
+/// Settings for running an image's commands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RunConfig {
     /// Environment.
@@ -86,9 +86,9 @@ pub struct RunConfig {
     pub workdir: Option<String>,
     /// `user`, `uid`, `user:group` or `uid:gid`.
     pub user: Option<String>,
-    /// What comes before the command.
+    /// Words in front of the command.
     pub entrypoint: Vec<String>,
-    /// The command when none is given.
+    /// Default command.
     pub cmd: Vec<String>,
 }
 
@@ -164,13 +164,13 @@ struct RawRun {
     cmd: Vec<String>,
 }
 
-/// Go writes `null` for what is empty.
+/// Accepts `null`, which Go writes for empty values.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(input: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
 impl Document {
-    /// Reads one; `media_type` is what the server calls it, for what does not say itself.
+    /// Parses a document; `media_type` is the server's, for documents that do not contain one.
     pub(super) fn parse(json: &[u8], media_type: Option<&str>) -> Result<Self, DocumentError> {
         let raw: RawDocument = parse(json)?;
         let kind = raw.media_type.or_else(|| media_type.map(str::to_owned)).unwrap_or_default();
@@ -179,7 +179,7 @@ impl Document {
             return Err(DocumentError::Unsupported(why.into()));
         }
         match (raw.manifests, raw.config, raw.layers) {
-            // Both at once would be read differently by different readers.
+            // Different readers would read a document with both differently.
             (Some(_), Some(_), _) | (Some(_), _, Some(_)) => {
                 Err(DocumentError::Unsupported("it is a list and a manifest at once".into()))
             }
@@ -206,7 +206,7 @@ impl Document {
 }
 
 impl Descriptor {
-    /// Why this cannot be a layer, if it cannot.
+    /// Returns why this cannot be a layer, if it cannot.
     pub(super) fn unfit_as_layer(&self) -> Option<&'static str> {
         let kind = self.media_type.as_str();
         if kind.contains("foreign") || kind.contains("nondistributable") {
@@ -228,18 +228,18 @@ impl RawDescriptor {
             media_type: self.media_type.chars().filter(|c| !c.is_control()).take(128).collect(),
             digest: self.digest,
             size: self.size,
-            // One that names none says as much as one without a platform.
+            // An empty platform is treated as none.
             platform: self
                 .platform
-                .map(|it| Platform::said(&it.os, &it.architecture, it.variant.as_deref()))
-                .filter(|platform| !platform.is_unsaid()),
+                .map(|it| Platform::declared(&it.os, &it.architecture, it.variant.as_deref()))
+                .filter(|platform| !platform.is_undeclared()),
             name: name.filter(|name| name.len() <= 512),
         }
     }
 }
 
 impl ConfigFile {
-    /// Reads a configuration.
+    /// Parses a configuration.
     pub(super) fn parse(json: &[u8]) -> Result<Self, DocumentError> {
         let raw: RawConfigFile = parse(json)?;
         if raw.rootfs.diff_ids.len() > MAX_LAYERS {
@@ -247,16 +247,16 @@ impl ConfigFile {
         }
         let run = raw.config;
         let words = run.env.iter().chain(&run.entrypoint).chain(&run.cmd).chain([&run.working_dir, &run.user]);
-        let bytes: usize = words.clone().map(|word| WORD + json!(word).to_string().len()).sum();
-        if bytes > MAX_RUN {
-            return Err(DocumentError::TooMany(bytes, "bytes of environment and commands", MAX_RUN));
+        let bytes: usize = words.clone().map(|word| WORD_OVERHEAD + json!(word).to_string().len()).sum();
+        if bytes > MAX_RUN_CONFIG {
+            return Err(DocumentError::TooMany(bytes, "bytes of environment and commands", MAX_RUN_CONFIG));
         }
         if words.into_iter().any(|word| word.contains('\0')) {
             return Err(DocumentError::Unsupported("a word of its environment or command has a zero byte".into()));
         }
         let env = run.env.iter().filter_map(|line| line.split_once('='));
         Ok(Self {
-            platform: Platform::said(&raw.os, &raw.architecture, raw.variant.as_deref()),
+            platform: Platform::declared(&raw.os, &raw.architecture, raw.variant.as_deref()),
             diff_ids: raw.rootfs.diff_ids,
             run: RunConfig {
                 env: env.filter(|(key, _)| !key.is_empty()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
@@ -269,7 +269,7 @@ impl ConfigFile {
     }
 }
 
-/// The digest of a manifest, which is to be what its reference or a list says it is.
+/// Returns the digest of a manifest, after comparing digest and length with those its reference or an index names.
 pub(super) fn check_manifest(
     bytes: &[u8],
     digest: Option<Digest>,
@@ -367,8 +367,10 @@ mod tests {
         assert_eq!((config.run.workdir, config.run.user.as_deref()), (None, Some("1:2")));
         assert_eq!((config.run.entrypoint.len(), config.run.cmd.len()), (1, 0));
         ConfigFile::parse(br#"{"rootfs": {}, "config": null}"#).unwrap();
-        let escaped = "\u{1}".repeat(MAX_RUN / 6);
-        for many in [json!(["x".repeat(MAX_RUN)]), json!([escaped]), json!(vec![""; MAX_RUN / WORD])] {
+        let escaped = "\u{1}".repeat(MAX_RUN_CONFIG / 6);
+        for many in
+            [json!(["x".repeat(MAX_RUN_CONFIG)]), json!([escaped]), json!(vec![""; MAX_RUN_CONFIG / WORD_OVERHEAD])]
+        {
             let text = json!({"rootfs": {}, "config": {"Cmd": many}}).to_string();
             let error = ConfigFile::parse(text.as_bytes()).unwrap_err().to_string();
             assert!(error.contains("bytes of environment and commands"), "{error}");

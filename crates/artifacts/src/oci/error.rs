@@ -1,4 +1,4 @@
-//! What can be wrong with an image that somebody else made.
+//! Errors of images from elsewhere.
 
 use super::{Digest, Platform, document::DocumentError, platform::listed};
 use crate::{
@@ -9,28 +9,28 @@ use crate::{
 };
 use std::{fmt, io, path::PathBuf, time::Duration};
 
-/// Why an image could not be had.
+/// Error of obtaining an image.
 #[derive(Debug, thiserror::Error)]
 pub enum OciError {
-    /// The registry did not give it.
+    /// The registry failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// A document that leads to it cannot be used.
+    /// A document of the image cannot be used.
     #[error("the {what} of {of} cannot be used")]
     Document {
-        /// Which: `manifest`, `configuration`.
+        /// Document: `manifest`, `configuration`.
         what: &'static str,
-        /// Of what.
+        /// Image, for messages.
         of: String,
-        /// Why not.
+        /// Reason.
         source: DocumentError,
     },
-    /// A document is not what its name says.
+    /// A document has another digest than its reference.
     #[error("the {what} of {of} has the digest {is}, not {should}")]
     Digest {
-        /// Which document.
+        /// Document: `manifest` or `configuration`.
         what: &'static str,
-        /// Of what.
+        /// Image, for messages.
         of: String,
         /// The digest it has.
         is: Digest,
@@ -40,68 +40,68 @@ pub enum OciError {
     /// A document has another length than announced.
     #[error("the {what} of {of} has {is} bytes, not {should}")]
     Size {
-        /// Which document.
+        /// Document: `manifest` or `configuration`.
         what: &'static str,
-        /// Of what.
+        /// Image, for messages.
         of: String,
         /// Its length.
         is: u64,
         /// The length announced.
         should: u64,
     },
-    /// It was made for other machines.
+    /// It was made for other platforms.
     #[error("there is no {asked} in {of}; there is: {}", listed(there))]
     Platform {
-        /// What was asked for.
+        /// Requested platform.
         asked: Platform,
-        /// In what.
+        /// Image, for messages.
         of: String,
-        /// What there is.
+        /// Available platforms.
         there: Vec<Platform>,
     },
-    /// Nothing says what it was made for.
+    /// The configuration declares no platform.
     #[error("the configuration of {of} names no platform")]
     NoPlatform {
-        /// Of what.
+        /// Image, for messages.
         of: String,
     },
-    /// More layers than allowed.
+    /// It has more layers than allowed.
     #[error("{of} has {layers} layers, more than {max}")]
     TooManyLayers {
-        /// What.
+        /// Image, for messages.
         of: String,
-        /// How many it has.
+        /// Number of layers.
         layers: usize,
-        /// How many it may have.
+        /// Upper bound.
         max: usize,
     },
-    /// Manifest and configuration disagree.
+    /// Manifest and configuration disagree about the layers.
     #[error("{of} has {layers} layers in its manifest and {diff_ids} in its configuration")]
     LayerCount {
-        /// What.
+        /// Image, for messages.
         of: String,
-        /// In the manifest.
+        /// Number of layers in the manifest.
         layers: usize,
-        /// In the configuration.
+        /// Number of layers in the configuration.
         diff_ids: usize,
     },
-    /// One layer is not what it should be, or cannot be stored.
+    /// One layer is wrong, or cannot be stored.
     #[error("{name}")]
     Layer {
-        /// Which.
+        /// Layer.
         name: LayerName,
-        /// What is wrong.
+        /// Cause.
         source: Box<LayerError>,
     },
-    /// A file or directory with images in it cannot be used.
+    /// A file or directory with images cannot be used.
     #[error("{} cannot be used: {why}", path.display())]
     Archive {
-        /// Which.
+        /// Path.
         path: PathBuf,
-        /// Why not.
+        /// Reason.
         why: String,
     },
-    /// What the layers add up to cannot be an image.
+    /// The layers together are not a valid image.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
     /// The cache could not be written.
@@ -112,24 +112,24 @@ pub enum OciError {
     Io {
         /// The step, as a verb.
         what: &'static str,
-        /// Which.
+        /// Path.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// It was told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
 
-/// Which layer an error is about.
+/// Layer that an error is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerName {
-    /// Counted from 1, lowest first.
+    /// Number, counted from 1, lowest first.
     pub(super) number: usize,
-    /// How many there are.
+    /// Number of layers.
     pub(super) of: usize,
-    /// The beginning of its digest.
+    /// First digits of its digest.
     pub(super) digest: String,
 }
 
@@ -139,19 +139,19 @@ impl fmt::Display for LayerName {
     }
 }
 
-/// What is wrong with one layer.
+/// Error of one layer.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    /// Its media type.
+    /// Its media type is not that of a layer.
     #[error("{0}")]
     Unfit(&'static str),
-    /// Its bytes are not those of its name.
+    /// Its bytes have another digest than its name.
     #[error("it has the digest {is}")]
     Digest {
         /// The digest it has.
         is: Digest,
     },
-    /// What the cache had of it was something else. It is forgotten, so that the layer comes anew another time.
+    /// Its copy in the cache was damaged. The copy is removed, so that the next attempt downloads the layer.
     #[error("its copy in the cache was damaged")]
     Stale,
     /// It has another length than announced.
@@ -162,7 +162,7 @@ pub enum LayerError {
         /// The length announced.
         should: u64,
     },
-    /// Unpacked it is not what the configuration says.
+    /// Decompressed it has another digest than the configuration says.
     #[error("unpacked it has the digest {is}, not {should}")]
     DiffId {
         /// The digest it has.
@@ -170,22 +170,22 @@ pub enum LayerError {
         /// The digest the configuration names.
         should: Digest,
     },
-    /// It cannot be unpacked.
+    /// It cannot be decompressed.
     #[error("it cannot be decompressed")]
     Decode(#[source] io::Error),
-    /// A bomb, or an image larger than anybody wants.
+    /// The image is a decompression bomb, or too large.
     #[error("the image unpacks to more than {0} bytes")]
     TooLarge(u64),
-    /// A bomb.
+    /// The layer is a decompression bomb.
     #[error("it unpacks to more than {0} times its size")]
     Ratio(u64),
-    /// What it holds cannot be stored.
+    /// Its entries cannot be stored.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
-    /// It did not come.
+    /// It was not downloaded.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// It could not be kept.
+    /// It could not be put into the cache.
     #[error(transparent)]
     Publish(#[from] PublishError),
     /// A file could not be used.
@@ -193,80 +193,80 @@ pub enum LayerError {
     Io {
         /// The step, as a verb.
         what: &'static str,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// It was told to stop.
+    /// The job was cancelled.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
 }
 
-/// Longest pause a registry is granted.
+/// Upper bound of the pause a registry may ask for.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Why a registry did not give something.
+/// Reason why a registry did not deliver something.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// There is nothing under that name, or it is hidden from who asks.
+    /// There is nothing of that name, or these credentials may not see it.
     #[error("{host} has no {what}")]
     NotFound {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// Requested resource.
         what: String,
-        /// Who asked said who they are.
+        /// Whether credentials were sent.
         known: bool,
     },
-    /// Who asks may not have it.
+    /// These credentials do not give access.
     #[error("{host} does not give {what} to {}", if *known { "these credentials" } else { "strangers" })]
     Denied {
         /// The registry.
         host: String,
-        /// What was asked for.
+        /// Requested resource.
         what: String,
-        /// Who asked said who they are.
+        /// Whether credentials were sent.
         known: bool,
-        /// What the service that gives out tokens had to say, where it was that one who refused.
+        /// Response of the token service, if it was the one that refused.
         source: Option<Box<RegistryError>>,
     },
-    /// The registry wants to be told who asks in a way banger does not know.
+    /// The registry wants an authentication scheme that banger does not know.
     #[error("{host} wants a login of a kind that banger does not know: {challenge:?}")]
     Challenge {
         /// The registry.
         host: String,
-        /// What it said, cut.
+        /// Its challenge, truncated.
         challenge: String,
     },
-    /// The service that gives out tokens gave none.
+    /// The token service gave no token.
     #[error("{host} gave no token")]
     Token {
-        /// Who was asked.
+        /// Host of the token service.
         host: String,
-        /// Why not.
+        /// Reason.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Too many requests at the moment.
+    /// The registry had too many requests.
     #[error("{host} has had too many requests{}", after(*retry_after))]
     Busy {
         /// The registry.
         host: String,
-        /// When to come again.
+        /// Pause the registry asks for.
         retry_after: Option<Duration>,
     },
-    /// The name leads to an address that is not asked.
+    /// The reference leads to an address that is refused.
     #[error("{address:?} is not used")]
     Address {
         /// The address.
         address: String,
-        /// Why not.
+        /// Reason.
         source: crate::fetch::AddressError,
     },
     /// The credentials could not be read.
     #[error("the credentials for {host} cannot be had")]
     Credentials {
-        /// For which registry.
+        /// Registry.
         host: String,
-        /// Why not.
+        /// Reason.
         source: super::credentials::CredentialError,
     },
     /// The download failed.
@@ -275,7 +275,7 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
-    /// Whether the same request may work in a moment.
+    /// Whether the same request may succeed in a moment.
     pub(super) fn passes(&self) -> bool {
         match self {
             Self::Busy { .. } => true,
@@ -283,7 +283,7 @@ impl RegistryError {
         }
     }
 
-    /// The request that failed, to the registry or for a token.
+    /// Returns the request that failed, to the registry or for a token.
     pub fn fetch(&self) -> Option<&FetchError> {
         match self {
             Self::Fetch(error) => Some(error),
@@ -292,14 +292,15 @@ impl RegistryError {
         }
     }
 
-    /// Whether it is the service that gives out tokens that does not give one to who asks, who said so by an `identity` or not.
+    /// Whether the token service refused a token for these credentials; `identity` says whether they were an identity
+    /// token.
     pub(super) fn is_no_token_for_them(&self, identity: bool) -> bool {
         let (Self::Token { .. }, Some(FetchError::Status(refused))) = (self, self.fetch()) else { return false };
-        // To OAuth 2 an identity that is good no longer is a bad request (`invalid_grant`).
+        // OAuth 2 answers an expired identity token with a bad request (`invalid_grant`).
         matches!(refused.code, 401 | 403) || (identity && refused.code == 400)
     }
 
-    /// How long the registry wants to be left alone, as far as that is granted.
+    /// Returns the pause the registry asks for, up to the upper bound.
     pub(super) fn wants_pause(&self) -> Option<Duration> {
         let wanted = match (self, self.fetch()) {
             (Self::Busy { retry_after, .. }, _) => *retry_after,
@@ -320,7 +321,7 @@ impl OciError {
         move |source| Self::Io { what, path, source }
     }
 
-    /// The registry's part in it, if it had one.
+    /// Returns the registry's error, if it was one.
     pub fn registry(&self) -> Option<&RegistryError> {
         match self {
             Self::Registry(error) => Some(error),
@@ -332,7 +333,7 @@ impl OciError {
         }
     }
 
-    /// Whether nothing is wrong but what the cache had, so that the same pull may work at once.
+    /// Whether only the cached copy was damaged, so that the same pull may succeed at once.
     pub(crate) fn is_stale(&self) -> bool {
         matches!(self, Self::Layer { source, .. } if matches!(**source, LayerError::Stale))
     }

@@ -1,14 +1,14 @@
-//! Layers compressed with gzip, without its own checksum.
+//! Gzip decoder (RFC 1952) for layers, without gzip's own checksum.
 //!
-//! What comes out of a layer has to have the SHA-256 its image's configuration names; a CRC-32 of the same bytes would
-//! say less and costs a tenth of the whole. Everything else about the format is looked at.
+//! A decompressed layer must have the SHA-256 that its image's configuration names; a CRC-32 of the same bytes would
+//! prove less and costs a tenth of the whole. Everything else about the format is checked.
 
 use super::inflate::Inflate;
 use std::io::{self, BufRead, Read};
 
-/// Longest name, comment or extra field.
+/// Longest name or comment, in bytes.
 const MAX_FIELD: usize = 64 << 10;
-/// Fields a header may have, and bits that mean nothing yet.
+/// Flags of a header's optional fields, and the reserved bits.
 const CHECKED: u8 = 1 << 1;
 const EXTRA: u8 = 1 << 2;
 const NAME: u8 = 1 << 3;
@@ -23,7 +23,7 @@ pub(super) struct Gunzip<R> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// A member begins; the first has to be there.
+    /// At the header of a member; the first one has to exist.
     Header {
         first: bool,
     },
@@ -36,7 +36,7 @@ impl<R: BufRead> Gunzip<R> {
         Self { inflate: Inflate::new(input), state: State::Header { first: true } }
     }
 
-    /// Reads the head of a member; false where there is none.
+    /// Reads the header of a member; false if there is none.
     fn header(&mut self, first: bool) -> io::Result<bool> {
         let input = &mut self.inflate.bits;
         if !first && input.is_at_end()? {
@@ -55,7 +55,7 @@ impl<R: BufRead> Gunzip<R> {
             input.read_exact(&mut field)?;
         }
         for field in [NAME, COMMENT] {
-            if flags & field != 0 && !input.skips_text(MAX_FIELD)? {
+            if flags & field != 0 && !input.skip_text(MAX_FIELD)? {
                 return Err(invalid("its gzip header does not end"));
             }
         }
@@ -66,7 +66,7 @@ impl<R: BufRead> Gunzip<R> {
         Ok(true)
     }
 
-    /// What is behind a member: a checksum, and the length of what came out of it.
+    /// Reads the trailer of a member: a checksum, which is ignored, and the length of its content.
     fn trailer(&mut self) -> io::Result<()> {
         let mut trailer = [0; 8];
         self.inflate.bits.read_exact(&mut trailer)?;
@@ -122,7 +122,7 @@ mod tests {
 
     fn unpacked(bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
-        // The smallest buffer cuts everything in two that can be cut.
+        // The smallest buffer splits everything that can be split.
         Gunzip::new(io::BufReader::with_capacity(1, bytes)).read_to_end(&mut all)?;
         let mut again = Vec::new();
         Gunzip::new(bytes).read_to_end(&mut again)?;

@@ -1,8 +1,9 @@
-//! One layer: its bytes decompressed and checked, its headers read, its contents put into the image.
+//! Reads one layer: decompresses and verifies its bytes, reads its headers, writes its contents into the image.
 //!
-//! Two threads share the work, because either half of it keeps a processor busy: one decompresses, the other walks and
-//! writes; each hashes what went through it, and some of other layers along ([`super::hashing`]). What comes out is a list
-//! of what is in it; where two entries name the same path is for [`super::merge`] to know.
+//! Two threads share the work, because either half of it keeps a processor busy: one decompresses, the other reads the
+//! archive and writes. Each hashes the bytes it handles, and some of other layers along with them ([`super::hashing`]).
+//! The result is a list of the layer's entries; what two entries with the same path mean is decided in
+//! [`super::merge`].
 
 use super::{
     Digest, Limits,
@@ -28,41 +29,41 @@ use std::{
     thread,
 };
 
-/// Most memory a zstd decoder may take for its window: what `zstd --long` asks for at most.
+/// Upper bound of the window of a zstd decoder, as a power of two of bytes: the most that `zstd --long` asks for.
 const MAX_WINDOW_LOG: u32 = 27;
-/// Bytes an attribute takes besides its name and value.
-const XATTR_WEIGHT: usize = 64;
-/// The job is looked at every this many entries.
+/// Bytes an attribute takes in memory besides its name and value.
+const XATTR_OVERHEAD: usize = 64;
+/// Number of entries between two checks for cancellation.
 const CHECK_EVERY: usize = 256;
 
-/// What a layer's bytes come from.
-pub(super) trait Packed: BufRead + Send {
-    /// Reads what is left and says what is wrong with the whole, if anything is.
-    fn verdict(&mut self) -> Result<(), LayerError>;
+/// Source of a layer's bytes.
+pub(super) trait LayerInput: BufRead + Send {
+    /// Reads the rest and verifies the whole.
+    fn verify(&mut self) -> Result<(), LayerError>;
 
-    /// Says why they could not be decompressed, as far as that can be known without waiting for more of them.
-    fn undecodable(&mut self, error: io::Error) -> LayerError;
+    /// Explains why decompression failed, as far as that is known without waiting for more bytes.
+    fn explain_decode_error(&mut self, error: io::Error) -> LayerError;
 }
 
-/// Bytes in memory, which are what they are.
-impl Packed for &[u8] {
-    fn verdict(&mut self) -> Result<(), LayerError> {
+/// Bytes in memory need no verification.
+impl LayerInput for &[u8] {
+    fn verify(&mut self) -> Result<(), LayerError> {
         Ok(())
     }
 
-    fn undecodable(&mut self, error: io::Error) -> LayerError {
+    fn explain_decode_error(&mut self, error: io::Error) -> LayerError {
         LayerError::Decode(error)
     }
 }
 
-/// A layer that was read.
+/// Layer that was read.
 #[derive(Debug)]
 pub(super) struct Layer {
-    pub(super) placed: WrittenContent,
+    pub(super) written: WrittenContent,
     pub(super) entries: Vec<LayerEntry>,
 }
 
-/// One entry of it.
+/// Entry of a layer.
 #[derive(Debug)]
 pub(super) struct LayerEntry {
     pub(super) path: Vec<u8>,
@@ -71,18 +72,18 @@ pub(super) struct LayerEntry {
 }
 
 impl LayerEntry {
-    /// Bytes its names and attributes take in memory.
-    pub(super) fn weight(&self) -> u64 {
+    /// Returns how many bytes its names and attributes take in memory.
+    pub(super) fn metadata_bytes(&self) -> u64 {
         let target = match &self.kind {
             LayerKind::Symlink(target) | LayerKind::HardLink(target) => target.len(),
             _ => 0,
         };
-        let xattrs = self.meta.xattrs.iter().map(|xattr| XATTR_WEIGHT + xattr.name.len() + xattr.value.len());
+        let xattrs = self.meta.xattrs.iter().map(|xattr| XATTR_OVERHEAD + xattr.name.len() + xattr.value.len());
         (self.path.len() + target + xattrs.sum::<usize>()) as u64
     }
 }
 
-/// What an entry is.
+/// Type of an entry.
 #[derive(Debug)]
 pub(super) enum LayerKind {
     Dir,
@@ -92,10 +93,10 @@ pub(super) enum LayerKind {
     Node(Node),
 }
 
-/// Entries of all layers of an image, and the bytes of their names and attributes.
+/// Running totals of all layers of an image: entries, and bytes of their names and attributes.
 ///
-/// Several layers come at once, and one that does not come keeps those above it in memory: without a common count, each
-/// would be allowed what all may take.
+/// Several layers come at once, and one that does not come keeps those above it in memory. Without common totals each
+/// layer would be allowed what all together may take.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     entries: AtomicU64,
@@ -103,12 +104,12 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Counts an entry before it is kept, and refuses the one that is too much.
+    /// Counts an entry before it is kept, and refuses the one that exceeds a limit.
     pub(super) fn add(&self, entry: &LayerEntry, limits: Limits) -> Result<(), LayerError> {
         if self.entries.fetch_add(1, Ordering::Relaxed) >= limits.max_entries {
             return Err(RootfsError::TooManyEntries(limits.max_entries).into());
         }
-        let more = entry.weight();
+        let more = entry.metadata_bytes();
         if self.metadata.fetch_add(more, Ordering::Relaxed).saturating_add(more) > limits.max_metadata {
             return Err(RootfsError::TooMuchMetadata(limits.max_metadata).into());
         }
@@ -116,67 +117,70 @@ impl Tally {
     }
 }
 
-/// What one layer is measured by.
+/// Limits and shared state for reading one layer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Measure<'a> {
+pub(super) struct LayerContext<'a> {
     pub(super) limits: Limits,
-    /// Bytes all layers unpacked to so far.
+    /// Bytes all layers decompressed to so far.
     pub(super) used: &'a AtomicU64,
-    /// What is in all layers so far.
+    /// Totals of all layers so far.
     pub(super) tally: &'a Tally,
-    /// Its size as it comes.
-    pub(super) packed: Option<u64>,
-    /// What it has to be in the end.
+    /// Size of the layer as it arrives, for the ratio.
+    pub(super) compressed_size: Option<u64>,
+    /// Digest its decompressed bytes must have.
     pub(super) diff_id: Option<Digest>,
-    /// Where it is hashed.
-    pub(super) hash_pool: &'a HashPool,
+    /// Pool that hashes it.
+    pub(super) pool: &'a HashPool,
 }
 
-/// Reads a layer, compressed or not, to its end; `writer` writes its contents. One that turns out to be bad is read no further.
+/// Reads a layer, compressed or not, to its end; `writer` writes its contents. A layer that turns out to be bad is read
+/// no further.
 pub(super) fn read(
-    input: &mut impl Packed,
-    measure: Measure<'_>,
+    input: &mut impl LayerInput,
+    context: LayerContext<'_>,
     writer: ContentWriter,
     job: &Job<'_>,
 ) -> Result<Layer, LayerError> {
-    let limits = measure.limits;
+    let limits = context.limits;
     let limit = UnpackLimit {
-        most: limits.max_unpacked,
-        used: measure.used,
-        layer: measure.packed.map(|packed| packed.saturating_mul(limits.max_ratio).max(limits.ratio_exempt)),
+        max: limits.max_unpacked,
+        used: context.used,
+        layer: context
+            .compressed_size
+            .map(|compressed_size| compressed_size.saturating_mul(limits.max_ratio).max(limits.ratio_exempt)),
         ratio: limits.max_ratio,
     };
-    let (walked, decoded) = thread::scope(|scope| {
+    let (read, decoded) = thread::scope(|scope| {
         let (full, filled) = sync_channel(QUEUE);
         let (empty, emptied) = channel();
         let decoder = scope.spawn(move || {
             let decoded = decode(input, &full, &emptied);
-            // Those who wait for more learn that there is none before the rest of the input is looked at.
+            // The reader learns that there is no more before the rest of the input is verified.
             drop(full);
             match decoded {
-                // Nobody wants more.
+                // The reader has stopped.
                 Ok(false) => Ok(()),
-                Ok(true) => input.verdict(),
-                Err(error) => Err(input.undecodable(error)),
+                Ok(true) => input.verify(),
+                Err(error) => Err(input.explain_decode_error(error)),
             }
         });
-        let chunks = ChunkReader::new(filled, empty, limit, measure.hash_pool.buffered_stream(), job.cancel);
-        let walked = walk(chunks, writer, measure, job);
+        let chunks = ChunkReader::new(filled, empty, limit, context.pool.buffered_stream(), job.cancel);
+        let read = read_archive(chunks, writer, context, job);
         let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        (walked, decoded)
+        (read, decoded)
     });
-    // An archive that was cut short is the decoder's failure, where there is one.
-    let (entries, placed, diff_id) = match (walked, decoded) {
-        (Err(walked), Err(decoded)) if !ends_early(&walked) => {
+    // If the archive ends early, the decoder's failure, if there is one, is the cause.
+    let (entries, written, diff_id) = match (read, decoded) {
+        (Err(read), Err(decoded)) if !ends_early(&read) => {
             tracing::debug!(error = &decoded as &dyn std::error::Error, "the rest of the layer");
-            return Err(walked);
+            return Err(read);
         }
         (_, Err(decoded)) => return Err(decoded),
-        (walked, Ok(())) => walked?,
+        (read, Ok(())) => read?,
     };
-    match measure.diff_id {
+    match context.diff_id {
         Some(should) if should != diff_id => Err(LayerError::DiffId { is: diff_id, should }),
-        _ => Ok(Layer { placed, entries }),
+        _ => Ok(Layer { written, entries }),
     }
 }
 
@@ -184,42 +188,42 @@ fn ends_early(error: &LayerError) -> bool {
     matches!(error, LayerError::Rootfs(RootfsError::Archive { .. }))
 }
 
-/// Decompresses into the queue; whether to the end.
-fn decode(input: &mut impl Packed, full: &SyncSender<Vec<u8>>, emptied: &Receiver<Vec<u8>>) -> io::Result<bool> {
+/// Decompresses into the queue. Returns false if the reader stopped before the end.
+fn decode(input: &mut impl LayerInput, full: &SyncSender<Vec<u8>>, emptied: &Receiver<Vec<u8>>) -> io::Result<bool> {
     let mut magic = [0; 4];
-    let mut have = 0;
-    while have < magic.len() {
-        match input.read(&mut magic[have..]) {
+    let mut filled = 0;
+    while filled < magic.len() {
+        match input.read(&mut magic[filled..]) {
             Ok(0) => break,
-            Ok(n) => have += n,
+            Ok(n) => filled += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    let all = magic[..have].chain(&mut *input);
+    let all = magic[..filled].chain(&mut *input);
     match Compression::detect(magic) {
-        Compression::Gzip => pump(Gunzip::new(all), full, emptied),
+        Compression::Gzip => fill_buffers(Gunzip::new(all), full, emptied),
         Compression::Zstd => {
             let mut decoder = zstd::Decoder::with_buffer(all)?;
             decoder.window_log_max(MAX_WINDOW_LOG)?;
-            pump(decoder, full, emptied)
+            fill_buffers(decoder, full, emptied)
         }
-        Compression::None => pump(all, full, emptied),
+        Compression::None => fill_buffers(all, full, emptied),
     }
 }
 
-fn pump(mut decoder: impl Read, full: &SyncSender<Vec<u8>>, emptied: &Receiver<Vec<u8>>) -> io::Result<bool> {
+fn fill_buffers(mut decoder: impl Read, full: &SyncSender<Vec<u8>>, emptied: &Receiver<Vec<u8>>) -> io::Result<bool> {
     loop {
         let mut buffer = emptied.try_recv().unwrap_or_default();
         buffer.resize(CHUNK, 0);
-        let mut have = 0;
-        while have < CHUNK {
-            match decoder.read(&mut buffer[have..]) {
+        let mut filled = 0;
+        while filled < CHUNK {
+            match decoder.read(&mut buffer[filled..]) {
                 Ok(0) => {
-                    buffer.truncate(have);
-                    return Ok(have == 0 || full.send(buffer).is_ok());
+                    buffer.truncate(filled);
+                    return Ok(filled == 0 || full.send(buffer).is_ok());
                 }
-                Ok(n) => have += n,
+                Ok(n) => filled += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -230,36 +234,36 @@ fn pump(mut decoder: impl Read, full: &SyncSender<Vec<u8>>, emptied: &Receiver<V
     }
 }
 
-/// Reads the headers and what is behind them, and the digest of the whole.
-fn walk(
+/// Reads the entries of the archive. Returns them, what was written, and the digest of the whole.
+fn read_archive(
     chunks: ChunkReader<'_>,
     mut writer: ContentWriter,
-    measure: Measure<'_>,
+    context: LayerContext<'_>,
     job: &Job<'_>,
 ) -> Result<(Vec<LayerEntry>, WrittenContent, Digest), LayerError> {
-    let limits = measure.limits;
+    let limits = context.limits;
     let caps = rootfs::Limits {
         entries: limits.max_entries,
         content_bytes: limits.max_unpacked,
         metadata_bytes: limits.max_metadata,
     };
-    // The digest says whether it was cut.
+    // The digest shows whether the archive was cut.
     let mut reader = Reader::new(chunks, caps).open_ended();
     let mut entries = Vec::new();
-    let outcome = list(&mut reader, &mut entries, &mut writer, measure, job);
+    let outcome = read_entries(&mut reader, &mut entries, &mut writer, context, job);
     let mut chunks = reader.into_inner();
     if let Err(error) = outcome {
         return Err(chunks.failure().unwrap_or(error));
     }
-    let placed = writer.finish()?;
-    Ok((entries, placed, chunks.finish()?))
+    let written = writer.finish()?;
+    Ok((entries, written, chunks.finish()?))
 }
 
-fn list(
+fn read_entries(
     reader: &mut Reader<ChunkReader<'_>>,
     entries: &mut Vec<LayerEntry>,
     writer: &mut ContentWriter,
-    measure: Measure<'_>,
+    context: LayerContext<'_>,
     job: &Job<'_>,
 ) -> Result<(), LayerError> {
     while let Some(entry) = reader.next_entry()? {
@@ -278,7 +282,7 @@ fn list(
             }
         };
         let entry = LayerEntry { path: entry.path, kind, meta: entry.meta };
-        measure.tally.add(&entry, measure.limits)?;
+        context.tally.add(&entry, context.limits)?;
         entries.push(entry);
     }
     Ok(())

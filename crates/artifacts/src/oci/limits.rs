@@ -1,17 +1,17 @@
-//! How much an image of somebody else's may be.
+//! Limits of an image from elsewhere.
 
-/// What an image may be.
+/// Limits of an image from elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Layers.
+    /// Number of layers.
     pub max_layers: usize,
-    /// Bytes of all layers, unpacked.
+    /// Bytes of all layers, decompressed.
     pub max_unpacked: u64,
-    /// How many times its size a layer may unpack to.
+    /// Ratio of decompressed to compressed size of a layer.
     pub max_ratio: u64,
-    /// Unpacked bytes of a layer up to which that does not count: a log of zeros is no bomb.
+    /// Decompressed bytes of a layer up to which the ratio does not count: a log of zeros is no bomb.
     pub ratio_exempt: u64,
-    /// Entries of all layers.
+    /// Number of entries of all layers.
     pub max_entries: u64,
     /// Bytes of names, link targets and attributes of all layers.
     pub max_metadata: u64,

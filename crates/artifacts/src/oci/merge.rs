@@ -1,8 +1,8 @@
-//! What a stack of layers adds up to.
+//! Application of layers on top of each other.
 //!
-//! Entries are told to the builder in their order, layer by layer, with what is special to layers dealt with here:
-//! whiteouts, opaque directories, names that begin at the root. The order within a layer decides like that of `umoci`
-//! and Docker: the last entry of a path wins, and a whiteout takes away what lower layers have and nothing of its own.
+//! Passes the entries to the builder in their order, layer by layer, and handles what is special to layers: whiteouts,
+//! opaque directories, absolute names. The order within a layer counts as it does for `umoci` and Docker: the last
+//! entry of a path wins, and a whiteout removes what lower layers have and nothing of its own layer.
 
 use super::{
     error::LayerError,
@@ -11,43 +11,43 @@ use super::{
 use crate::rootfs::{EntryError, RootfsBuilder, RootfsError};
 use std::collections::HashMap;
 
-/// Begins the name of a whiteout.
+/// Prefix of the names of whiteouts.
 const WHITEOUT: &[u8] = b".wh.";
-/// The name that empties its directory of what lower layers have.
+/// Name that makes its directory opaque: it hides what lower layers have there.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Begins the names of what AUFS kept for itself in the root of a layer, which some images carry. Nobody reads it but for
-/// [`LINKED`].
+/// Prefix of the names of AUFS's own files in the root of a layer, which some images contain. They are ignored, except
+/// [`AUFS_LINKS`].
 const AUFS: &[u8] = b".wh..wh.";
-/// Where AUFS kept the files that have several names: the names in the layer are hard links to files in here.
-const LINKED: &[u8] = b".wh..wh.plnk";
-/// Extended attributes that say how overlayfs put directories together on the machine that packed them. They are true
-/// of no other file system, and read by ours.
+/// Directory in which AUFS kept files with several names: the names in the layer are hard links to files in it.
+const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
+/// Prefixes of extended attributes that describe how overlayfs combined directories on the machine that packed them.
+/// They are wrong on any other file system, and a guest's overlayfs would interpret them.
 const OVERLAY: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
 
-/// What a name means in a layer.
+/// Meaning of a name in a layer.
 enum Meaning<'a> {
-    /// What stands there.
+    /// An entry with this path.
     Entry(&'a [u8]),
-    /// Lower layers have nothing at this path any more.
+    /// A whiteout: lower layers have nothing at this path any more.
     Whiteout(Vec<u8>),
-    /// Lower layers have nothing in this directory any more.
+    /// An opaque directory: lower layers have nothing in it any more.
     Opaque(&'a [u8]),
     /// Nothing.
-    Passed,
+    Ignored,
 }
 
-/// Puts a layer on top of what is in `builder`.
+/// Applies a layer on top of what is in `builder`.
 pub(super) fn apply(builder: &mut RootfsBuilder, entries: &[LayerEntry]) -> Result<(), LayerError> {
     builder.next_layer();
-    let mut linked: HashMap<&[u8], &LayerEntry> = HashMap::new();
+    let mut aufs_files: HashMap<&[u8], &LayerEntry> = HashMap::new();
     for entry in entries {
         match meaning(&entry.path)? {
             Meaning::Whiteout(path) => builder.whiteout(&path)?,
             Meaning::Opaque(directory) => builder.opaque(directory)?,
-            Meaning::Entry(path) => put(builder, path, of_aufs(entry, &linked).unwrap_or(entry))?,
-            Meaning::Passed => {
-                if let (Some(name), LayerKind::File(_)) = (in_linked(&entry.path), &entry.kind) {
-                    linked.insert(name, entry);
+            Meaning::Entry(path) => put(builder, path, aufs_file(entry, &aufs_files).unwrap_or(entry))?,
+            Meaning::Ignored => {
+                if let (Some(name), LayerKind::File(_)) = (aufs_link_name(&entry.path), &entry.kind) {
+                    aufs_files.insert(name, entry);
                 }
             }
         }
@@ -55,21 +55,22 @@ pub(super) fn apply(builder: &mut RootfsBuilder, entries: &[LayerEntry]) -> Resu
     Ok(())
 }
 
-/// What a hard link to a file of AUFS stands for: that file, and, as with Docker and containerd, one of its own at each name.
-fn of_aufs<'a>(entry: &LayerEntry, linked: &HashMap<&[u8], &'a LayerEntry>) -> Option<&'a LayerEntry> {
+/// Returns the file that a hard link to one of AUFS's files stands for. As with Docker and containerd, each name gets a
+/// file of its own.
+fn aufs_file<'a>(entry: &LayerEntry, aufs_files: &HashMap<&[u8], &'a LayerEntry>) -> Option<&'a LayerEntry> {
     let LayerKind::HardLink(target) = &entry.kind else { return None };
-    linked.get(in_linked(target)?).copied()
+    aufs_files.get(aufs_link_name(target)?).copied()
 }
 
-/// The name of what is directly in AUFS's directory of linked files.
-fn in_linked(path: &[u8]) -> Option<&[u8]> {
+/// Returns the name of a file directly in AUFS's directory of linked files.
+fn aufs_link_name(path: &[u8]) -> Option<&[u8]> {
     match parts(path).collect::<Vec<_>>().as_slice() {
-        [LINKED, name] => Some(name),
+        [AUFS_LINKS, name] => Some(name),
         _ => None,
     }
 }
 
-/// The names a path is made of.
+/// Returns the components of a path.
 fn parts(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.split(|&byte| byte == b'/').filter(|part| !matches!(*part, b"" | b"."))
 }
@@ -86,8 +87,8 @@ fn put(builder: &mut RootfsBuilder, path: &[u8], entry: &LayerEntry) -> Result<(
     }?)
 }
 
-/// What a path means. Docker, `umoci` and others take `/etc` for `etc`; none of them lets `..` in, and nor does the
-/// builder.
+/// Returns the meaning of a path. Docker, `umoci` and others take `/etc` for `etc`; none of them allows `..`, nor does
+/// the builder.
 fn meaning(path: &[u8]) -> Result<Meaning<'_>, RootfsError> {
     let given = path;
     let path = from_root(path);
@@ -98,9 +99,9 @@ fn meaning(path: &[u8]) -> Result<Meaning<'_>, RootfsError> {
         None => (&b"."[..], trimmed),
     };
     let is_aufs = |name: &[u8]| name.starts_with(AUFS) && name != OPAQUE;
-    // What leads out of there is refused like all that leads up.
+    // A path that leaves the directory is refused like every path with `..`.
     if parts(path).next().is_some_and(is_aufs) && !parts(path).any(|part| part == b"..") {
-        return Ok(Meaning::Passed);
+        return Ok(Meaning::Ignored);
     }
     if directory.split(|&byte| byte == b'/').any(|part| part.starts_with(WHITEOUT)) {
         return Err(RootfsError::entry(given, EntryError::Whiteout));
@@ -108,9 +109,9 @@ fn meaning(path: &[u8]) -> Result<Meaning<'_>, RootfsError> {
     if name == OPAQUE {
         return Ok(Meaning::Opaque(directory));
     }
-    // Further down it is in the place of a whiteout of what nothing is called.
+    // Below the root it has the form of a whiteout, of a name that no file has.
     if is_aufs(name) {
-        return Ok(Meaning::Passed);
+        return Ok(Meaning::Ignored);
     }
     let Some(hidden) = name.strip_prefix(WHITEOUT) else { return Ok(Meaning::Entry(path)) };
     if matches!(hidden, b"" | b"." | b"..") {
@@ -119,7 +120,7 @@ fn meaning(path: &[u8]) -> Result<Meaning<'_>, RootfsError> {
     Ok(Meaning::Whiteout([directory, b"/", hidden].concat()))
 }
 
-/// A path that begins at the root of the image, as all of them do.
+/// Strips leading slashes: all paths begin at the root of the image.
 fn from_root(path: &[u8]) -> &[u8] {
     let start = path.iter().position(|&byte| byte != b'/').unwrap_or(path.len());
     if start == path.len() && start > 0 { b"." } else { &path[start..] }
@@ -131,11 +132,11 @@ mod tests {
 
     #[test]
     fn names_that_mean_something_else() {
-        let said = |path: &str| match meaning(path.as_bytes()) {
+        let shown = |path: &str| match meaning(path.as_bytes()) {
             Ok(Meaning::Entry(path)) => format!("entry {}", path.escape_ascii()),
             Ok(Meaning::Whiteout(path)) => format!("whiteout {}", path.escape_ascii()),
             Ok(Meaning::Opaque(path)) => format!("opaque {}", path.escape_ascii()),
-            Ok(Meaning::Passed) => "passed".into(),
+            Ok(Meaning::Ignored) => "ignored".into(),
             Err(_) => "refused".into(),
         };
         for (path, means) in [
@@ -147,11 +148,11 @@ mod tests {
             (".wh.b", "whiteout ./b"),
             ("a/.wh..wh..opq", "opaque a"),
             (".wh..wh..opq", "opaque ."),
-            ("a/.wh..wh.plnk", "passed"),
-            (".wh..wh.plnk", "passed"),
-            (".wh..wh.plnk/264.1031240", "passed"),
-            ("./.wh..wh.orph//a/.wh.b/", "passed"),
-            ("/.wh..wh.aufs", "passed"),
+            ("a/.wh..wh.plnk", "ignored"),
+            (".wh..wh.plnk", "ignored"),
+            (".wh..wh.plnk/264.1031240", "ignored"),
+            ("./.wh..wh.orph//a/.wh.b/", "ignored"),
+            ("/.wh..wh.aufs", "ignored"),
             ("a/.wh..wh.plnk/264.1031240", "refused"),
             (".wh..wh.plnk/../../b", "refused"),
             (".wh..wh..opq/b", "refused"),
@@ -162,7 +163,7 @@ mod tests {
             (".wh.a/b", "refused"),
             ("a/.wh..wh..opq/b", "refused"),
         ] {
-            assert_eq!(said(path), means, "{path}");
+            assert_eq!(shown(path), means, "{path}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where an image is to come from, as a person types it.
+//! Sources of images, as a person types them.
 
 use super::{InvalidReference, Reference};
 use std::{
@@ -7,42 +7,43 @@ use std::{
     str::FromStr,
 };
 
-/// A registry, or a file or directory with images in it.
+/// Source of an image: a registry, or a file or directory with images.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImageSource {
     /// `alpine:3.20`, `registry.local:5000/team/app@sha256:…`.
     Registry(Reference),
-    /// `oci:DIR[:NAME]`: a directory in OCI's layout.
+    /// `oci:DIR[:NAME]`: a directory with an OCI layout.
     Layout(ArchivePath),
-    /// `oci-archive:FILE[:NAME]`: the same in a tar.
+    /// `oci-archive:FILE[:NAME]`: an OCI layout in a tar.
     OciArchive(ArchivePath),
-    /// `docker-archive:FILE[:NAME]`: what `docker save` writes.
+    /// `docker-archive:FILE[:NAME]`: the output of `docker save`.
     DockerArchive(ArchivePath),
 }
 
-/// A path, and perhaps the name of one image in it: which of them ends with a colon is known when the path is looked at.
+/// Path, optionally followed by a colon and the name of one image in it. Where the path ends is decided when it is
+/// opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchivePath(String);
 
-/// Why a text is no source.
+/// Error: the text is not a source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSource {
-    /// It is not a reference either.
+    /// It is not a reference to a registry either.
     #[error(transparent)]
     Reference(#[from] InvalidReference),
-    /// A path that means another file for everybody who reads it.
+    /// The path is relative: it would depend on the working directory of whoever reads it.
     #[error("{0:?} is not an absolute path")]
     Relative(String),
 }
 
 impl ArchivePath {
-    /// The path and the name, if there is one.
+    /// Returns the path and the name, if there is one.
     pub(super) fn split(&self) -> (PathBuf, Option<&str>) {
         let whole = Path::new(&self.0);
         if whole.exists() {
             return (whole.into(), None);
         }
-        // A whole reference as the name has colons of its own, so the first path that is there counts.
+        // A full reference as the name has colons of its own, so the first existing path counts.
         let mut parts = self.0.match_indices(':').map(|(at, _)| (&self.0[..at], &self.0[at + 1..]));
         let fits = parts.find(|(path, _)| Path::new(path).exists());
         fits.map_or((whole.into(), None), |(path, name)| (path.into(), Some(name)))

@@ -1,31 +1,31 @@
-//! For which machines an image was made, and which of several suits this host.
+//! Platforms: the machines an image was made for, and which of several images suits this host.
 
 use banger_proto::name::PlatformName;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// Operating system, processor and, for some processors, which of their kind.
+/// Operating system, processor and, for some processors, its variant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Platform {
-    /// `linux`.
+    /// Operating system: `linux`.
     pub os: String,
-    /// `amd64`, `arm64`, as Go calls them.
+    /// Processor, by Go's name: `amd64`, `arm64`.
     pub architecture: String,
-    /// `v7`, `v8`.
+    /// Variant: `v7`, `v8`.
     pub variant: Option<String>,
 }
 
-/// Why a text is no platform.
+/// Error: the text is not a platform.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a platform: write one such as linux/amd64 or linux/arm/v7")]
 pub struct InvalidPlatform(String);
 
-/// Most letters of one part.
+/// Longest part, in characters.
 const MAX_PART: usize = 32;
 
 impl Platform {
-    /// That of this host.
+    /// Returns the platform of this host.
     pub fn host() -> Self {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -35,20 +35,21 @@ impl Platform {
         Self { os: "linux".into(), architecture: architecture.into(), variant: None }
     }
 
-    /// As a registry or an image says it, whatever it says: cut, and in letters that can be read again.
-    pub(super) fn said(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+    /// Returns the platform a registry or an image declares, truncated, and with only characters that can be parsed
+    /// again.
+    pub(super) fn declared(os: &str, architecture: &str, variant: Option<&str>) -> Self {
         let letter = |c: char| if is_letter(c.to_ascii_lowercase()) { c.to_ascii_lowercase() } else { '_' };
         let part = |text: &str| text.chars().take(MAX_PART).map(letter).collect::<String>();
         let variant = variant.filter(|variant| !variant.is_empty()).map(part);
         Self { os: part(os), architecture: part(architecture), variant }
     }
 
-    /// Whether it was left open, in an image or a list, what either part is.
-    pub(super) fn is_unsaid(&self) -> bool {
+    /// Whether the image or index declares no operating system or no processor.
+    pub(super) fn is_undeclared(&self) -> bool {
         self.os.is_empty() || self.architecture.is_empty()
     }
 
-    /// The processor as `uname -m` calls it.
+    /// Returns the processor as `uname -m` names it.
     pub fn machine(&self) -> &str {
         match self.architecture.as_str() {
             "amd64" => "x86_64",
@@ -58,12 +59,12 @@ impl Platform {
         }
     }
 
-    /// How well what is offered serves who asks: 0 not at all, more is better.
+    /// Returns how well this platform serves the one asked for: 0 not at all, more is better.
     pub(crate) fn serves(&self, asked: &Self) -> u8 {
         if self.os != asked.os || self.architecture != asked.architecture {
             return 0;
         }
-        // The one kind of arm64 there is has a name that many leave out.
+        // The only variant of arm64 has a name that many omit.
         let kind = |platform: &Self| match (platform.architecture.as_str(), platform.variant.as_deref()) {
             ("arm64", Some("v8")) | ("amd64", Some("v1")) => None,
             (_, variant) => variant.map(str::to_owned),
@@ -72,14 +73,14 @@ impl Platform {
             (None, None) => 3,
             (Some(ours), Some(theirs)) if ours == theirs => 3,
             (None, Some(_)) => 2,
-            // Made for better processors than every one of the kind.
+            // Made for better processors than the baseline.
             (Some(_), None) => 1,
             (Some(_), Some(_)) => 0,
         }
     }
 }
 
-/// What a part may be made of.
+/// Whether a part may contain the character.
 fn is_letter(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
 }
@@ -120,14 +121,14 @@ impl From<Platform> for String {
     }
 }
 
-/// Platforms as an error lists them.
+/// Formats platforms for an error.
 pub(super) fn listed(platforms: &[Platform]) -> String {
-    const MOST: usize = 12;
+    const MAX: usize = 12;
     if platforms.is_empty() {
         return "none".to_owned();
     }
-    let more = if platforms.len() > MOST { ", …" } else { "" };
-    platforms.iter().take(MOST).map(ToString::to_string).collect::<Vec<_>>().join(", ") + more
+    let more = if platforms.len() > MAX { ", …" } else { "" };
+    platforms.iter().take(MAX).map(ToString::to_string).collect::<Vec<_>>().join(", ") + more
 }
 
 #[cfg(test)]
@@ -168,9 +169,9 @@ mod tests {
             ("li\u{1b}nux", "a/b", Some("\u{e9}\n"), "li_nux/a_b/__"),
             ("linux", &"x".repeat(99), None, &format!("linux/{}", "x".repeat(32))),
         ] {
-            let said = Platform::said(os, architecture, variant);
-            assert_eq!(said.to_string(), is);
-            assert_eq!(is.parse(), Ok(said));
+            let declared = Platform::declared(os, architecture, variant);
+            assert_eq!(declared.to_string(), is);
+            assert_eq!(is.parse(), Ok(declared));
         }
     }
 }

@@ -1,14 +1,14 @@
-//! From where an image comes to a filled builder.
+//! Pull of an image: from its source to a filled builder.
 //!
-//! Opening an image costs its manifest and nothing else, so that one that is here already is known by its digest.
-//! Filling downloads what the cache does not have, several layers at once, and puts them on top of each other in their
-//! order as they become ready.
+//! Opening an image costs its manifest and nothing else, so that an image that exists already is recognised by its
+//! digest. Filling a builder downloads what the cache does not have, several layers at once, and applies the layers in
+//! their order as they become ready.
 
 mod layers;
 
 use super::{
     BlobCache, Credentials, Digest, ImageSource, Limits, OciError, Platform, Reference, RunConfig,
-    archive::{Files, Found, Saved, blob_name, choose},
+    archive::{ArchiveFiles, FoundImage, SavedImage, blob_name, choose},
     document::{ConfigFile, Descriptor, Document, Manifest, check_manifest},
     error::{LayerError, LayerName},
     layer::Tally,
@@ -17,28 +17,28 @@ use super::{
 use crate::{fetch::Client, job::Job, rootfs::RootfsBuilder};
 use std::path::{Path, PathBuf};
 
-/// Most lists of lists that are followed.
+/// Upper bound of nested image indexes that are followed.
 const MAX_DEPTH: usize = 4;
 
-/// What pulls are made with.
+/// Configuration of pulls.
 #[derive(Debug, Clone)]
 pub struct Registries {
-    /// How patient downloads are.
+    /// Client for downloads, with its timeouts.
     pub client: Client,
-    /// Who asks.
+    /// Credentials for registries.
     pub credentials: Credentials,
-    /// Directories with a directory of certificates per registry.
+    /// Directories with one directory of certificates per registry.
     pub certificates: Vec<PathBuf>,
-    /// Where layers are kept.
+    /// Cache of layers.
     pub cache: BlobCache,
-    /// What an image may be.
+    /// Limits of an image.
     pub limits: Limits,
 }
 
-/// An image whose manifest, or a list that names it, was read.
+/// Image whose manifest, or an index that names it, was read.
 pub struct OpenedImage<'a> {
     registries: &'a Registries,
-    /// For messages.
+    /// Source, for messages.
     what: String,
     asked: Platform,
     digest: Digest,
@@ -49,34 +49,34 @@ pub struct OpenedImage<'a> {
 
 enum ManifestSource<'a> {
     Registry(Box<Repository<'a>>, KnownManifest),
-    Layout(Files, Manifest),
-    Saved(Files, Saved),
+    Layout(ArchiveFiles, Manifest),
+    Saved(ArchiveFiles, SavedImage),
 }
 
-/// What is known of a manifest in a registry.
+/// Known part of a manifest in a registry.
 enum KnownManifest {
-    /// What it says.
-    Read(Manifest),
-    /// Its length, which a list says.
-    Listed(u64),
+    /// The manifest itself.
+    Manifest(Manifest),
+    /// Its length, according to an index.
+    Length(u64),
 }
 
-/// What a filled builder does not know.
+/// Configuration of an image, besides the files in the builder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageConfig {
-    /// How its commands want to be run.
+    /// Settings for running its commands.
     pub run: RunConfig,
-    /// What it was made for.
+    /// Platform it was made for.
     pub platform: Platform,
 }
 
-/// One layer before it comes.
+/// Layer that was not read yet.
 struct PendingLayer {
     name: LayerName,
     digest: Option<Digest>,
     diff_id: Digest,
     size: u64,
-    place: LayerSource,
+    source: LayerSource,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -86,7 +86,7 @@ enum LayerSource {
 }
 
 impl Registries {
-    /// Finds the image for `platform`. `work` is a directory for files of its own.
+    /// Finds the image for `platform`. `work` is a directory for temporary files.
     pub fn open(
         &self,
         source: &ImageSource,
@@ -98,26 +98,26 @@ impl Registries {
             let (what, asked, tally) = (source.to_string(), platform.clone(), Tally::default());
             Ok(OpenedImage { registries: self, what, asked, digest, name, from, tally })
         };
-        let found = |files: Files, name: Option<&str>| {
-            let Found { manifest, digest, name } = files.find(name, platform)?;
+        let found = |files: ArchiveFiles, name: Option<&str>| {
+            let FoundImage { manifest, digest, name } = files.find(name, platform)?;
             opened(digest, name, ManifestSource::Layout(files, manifest))
         };
         match source {
             ImageSource::Registry(reference) => {
-                let (repository, digest, lead) = self.look_up(reference, platform, job)?;
-                opened(digest, None, ManifestSource::Registry(Box::new(repository), lead))
+                let (repository, digest, known) = self.look_up(reference, platform, job)?;
+                opened(digest, None, ManifestSource::Registry(Box::new(repository), known))
             }
-            ImageSource::Layout(place) => {
-                let (path, name) = place.split();
-                found(Files::directory(path), name)
+            ImageSource::Layout(archive) => {
+                let (path, name) = archive.split();
+                found(ArchiveFiles::directory(path), name)
             }
-            ImageSource::OciArchive(place) => {
-                let (path, name) = place.split();
-                found(Files::tar(path, work, self.limits, job)?, name)
+            ImageSource::OciArchive(archive) => {
+                let (path, name) = archive.split();
+                found(ArchiveFiles::tar(path, work, self.limits, job)?, name)
             }
-            ImageSource::DockerArchive(place) => {
-                let (path, name) = place.split();
-                let files = Files::tar(path, work, self.limits, job)?;
+            ImageSource::DockerArchive(archive) => {
+                let (path, name) = archive.split();
+                let files = ArchiveFiles::tar(path, work, self.limits, job)?;
                 let saved = files.saved(name)?;
                 let config = files.read(&saved.config)?;
                 let name = saved.tag().map(str::to_owned);
@@ -126,7 +126,7 @@ impl Registries {
         }
     }
 
-    /// The digest of the manifest a reference leads to, and what is known of it on the way there.
+    /// Returns the digest of the manifest a reference leads to, and what became known of it on the way.
     fn look_up(
         &self,
         reference: &Reference,
@@ -143,7 +143,7 @@ impl Registries {
             let document =
                 document.map_err(|source| OciError::Document { what: "manifest", of: of.clone(), source })?;
             match document {
-                Document::Manifest(manifest) => return Ok((repository, is, KnownManifest::Read(manifest))),
+                Document::Manifest(manifest) => return Ok((repository, is, KnownManifest::Manifest(manifest))),
                 Document::Index(all) => {
                     let chosen = choose(&all, platform).map_err(|there| OciError::Platform {
                         asked: platform.clone(),
@@ -151,8 +151,8 @@ impl Registries {
                         there,
                     })?;
                     if !is_list(chosen) {
-                        // What it holds need not be known to know whether it is here.
-                        return Ok((repository, chosen.digest, KnownManifest::Listed(chosen.size)));
+                        // The digest is enough to know whether the image exists already.
+                        return Ok((repository, chosen.digest, KnownManifest::Length(chosen.size)));
                     }
                     (version, should, length) = (chosen.digest.to_string(), Some(chosen.digest), Some(chosen.size));
                 }
@@ -164,13 +164,13 @@ impl Registries {
 }
 
 impl OpenedImage<'_> {
-    /// What tells this image from others: the digest of its manifest, or, of what `docker save` wrote, of its
-    /// configuration.
+    /// Returns the digest that identifies the image: that of its manifest, or, for an image written by `docker save`,
+    /// of its configuration.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// What the file it is in calls it.
+    /// Returns the name the image has in its archive.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
@@ -186,7 +186,7 @@ impl OpenedImage<'_> {
             let (layers, diff_ids) = (layers.len(), config.diff_ids.len());
             return Err(OciError::LayerCount { of: self.what, layers, diff_ids });
         }
-        if config.platform.is_unsaid() {
+        if config.platform.is_undeclared() {
             return Err(OciError::NoPlatform { of: self.what });
         }
         if config.platform.serves(&self.asked) == 0 {
@@ -194,15 +194,15 @@ impl OpenedImage<'_> {
         }
         let count = layers.len();
         let mut pending = Vec::with_capacity(count);
-        for (number, ((digest, size, place), diff_id)) in layers.into_iter().zip(config.diff_ids).enumerate() {
+        for (number, ((digest, size, source), diff_id)) in layers.into_iter().zip(config.diff_ids).enumerate() {
             let name = LayerName { number: number + 1, of: count, digest: digest.unwrap_or(diff_id).short() };
-            pending.push(PendingLayer { name, digest, diff_id, size, place });
+            pending.push(PendingLayer { name, digest, diff_id, size, source });
         }
         self.layers(&pending, builder, job)?;
         Ok(ImageConfig { run: config.run, platform: config.platform })
     }
 
-    /// The configuration, and each layer's digest, size and place.
+    /// Returns the configuration, and each layer's digest, size and source.
     #[expect(clippy::type_complexity, reason = "three facts about each layer, named where they are taken apart")]
     fn read_manifest(
         &mut self,
@@ -230,10 +230,10 @@ impl OpenedImage<'_> {
                 let bytes = files.read(&blob_name(&manifest.config.digest))?;
                 (manifest.clone(), bytes)
             }
-            ManifestSource::Registry(repository, lead) => {
-                let manifest = match lead {
-                    KnownManifest::Read(manifest) => manifest.clone(),
-                    KnownManifest::Listed(length) => manifest_of(repository, self.digest, *length, &of, job)?,
+            ManifestSource::Registry(repository, known) => {
+                let manifest = match known {
+                    KnownManifest::Manifest(manifest) => manifest.clone(),
+                    KnownManifest::Length(length) => fetch_manifest(repository, self.digest, *length, &of, job)?,
                 };
                 check_layers(&manifest)?;
                 let config = repository.small_blob(&manifest.config.digest, job)?.bytes;
@@ -251,15 +251,15 @@ impl OpenedImage<'_> {
         let config = read(&config)?;
         let registry = matches!(self.from, ManifestSource::Registry(..));
         let layers = manifest.layers.iter().map(|layer| {
-            let place = if registry { LayerSource::Registry } else { LayerSource::Member(blob_name(&layer.digest)) };
-            (Some(layer.digest), layer.size, place)
+            let source = if registry { LayerSource::Registry } else { LayerSource::Member(blob_name(&layer.digest)) };
+            (Some(layer.digest), layer.size, source)
         });
         Ok((config, layers.collect()))
     }
 }
 
-/// Whether all layers can be some. Looked at before the configuration: what is no image at all (a chart, a signature) has one
-/// that says nothing.
+/// Checks that all layers have the media type of a layer. Checked before the configuration: artifacts other than images
+/// (a chart, a signature) have one that says nothing.
 fn check_layers(manifest: &Manifest) -> Result<(), OciError> {
     let of = manifest.layers.len();
     for (number, layer) in manifest.layers.iter().enumerate() {
@@ -271,12 +271,12 @@ fn check_layers(manifest: &Manifest) -> Result<(), OciError> {
     Ok(())
 }
 
-/// Whether a descriptor leads to another list.
+/// Whether a descriptor names another index.
 fn is_list(descriptor: &Descriptor) -> bool {
     descriptor.media_type.contains("index") || descriptor.media_type.contains("manifest.list")
 }
 
-fn manifest_of(
+fn fetch_manifest(
     repository: &Repository<'_>,
     digest: Digest,
     length: u64,

@@ -1,23 +1,23 @@
-//! What a person types for an image in a registry.
+//! References to images in a registry, as a person types them.
 //!
-//! The short forms are Docker's: no registry is `docker.io`, one word there is below `library/`, no tag is `latest`.
-//! [`Reference::familiar`] is the way back, and the name an image has on this host.
+//! The short forms are Docker's: without a registry it is `docker.io`, a single word there is below `library/`, without
+//! a tag it is `latest`. [`Reference::familiar`] is the way back, and the name an image has on this host.
 
 use super::Digest;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// The registry of names that say none.
+/// Registry of references without one.
 const DEFAULT_REGISTRY: &str = "docker.io";
-/// Where its images that say no owner are.
+/// Prefix of its images without an owner.
 const LIBRARY: &str = "library/";
-/// The tag of names that say none.
+/// Tag of references without one.
 const DEFAULT_TAG: &str = "latest";
-/// Longest repository and longest tag.
+/// Longest repository and longest tag, in bytes.
 const MAX_REPOSITORY: usize = 255;
 const MAX_TAG: usize = 128;
 
-/// An image in a registry.
+/// Reference to an image in a registry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Reference {
@@ -27,7 +27,7 @@ pub struct Reference {
     digest: Option<Digest>,
 }
 
-/// Why a text is no reference.
+/// Error: the text is not a reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not an image reference: {why}")]
 pub struct InvalidReference {
@@ -36,22 +36,22 @@ pub struct InvalidReference {
 }
 
 impl Reference {
-    /// The registry as it is written: `docker.io`, `registry.local:5000`.
+    /// Returns the registry as it is written: `docker.io`, `registry.local:5000`.
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// Where the registry's API is.
+    /// Returns the host of the registry's API.
     pub(super) fn host(&self) -> &str {
         if self.registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { &self.registry }
     }
 
-    /// The repository in it: `library/alpine`.
+    /// Returns the repository in the registry: `library/alpine`.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// What a registry is asked for: the digest, else the tag.
+    /// Returns what to request from the registry: the digest, else the tag.
     pub(super) fn version(&self) -> String {
         match (&self.digest, &self.tag) {
             (Some(digest), _) => digest.to_string(),
@@ -60,12 +60,12 @@ impl Reference {
         }
     }
 
-    /// The digest, if it names one.
+    /// Returns the digest, if the reference has one.
     pub fn digest(&self) -> Option<Digest> {
         self.digest
     }
 
-    /// Its shortest form that means the same: `docker.io/library/alpine:3.20` is `alpine:3.20`.
+    /// Returns the shortest form with the same meaning: `docker.io/library/alpine:3.20` becomes `alpine:3.20`.
     pub fn familiar(&self) -> String {
         let whole = self.to_string();
         let short = [self.repository.strip_prefix(LIBRARY), Some(&self.repository)];
@@ -145,7 +145,7 @@ impl From<Reference> for String {
     }
 }
 
-/// Whether the first word of a name is a registry and not an owner.
+/// Whether the first component of a name is a registry and not an owner.
 fn is_registry(word: &str) -> bool {
     word.contains(['.', ':']) || word == "localhost" || word.bytes().any(|byte| byte.is_ascii_uppercase())
 }
@@ -180,7 +180,7 @@ fn is_tag(tag: &str) -> bool {
         && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
 
-/// Lower-case words with one `.`, one or two `_`, or any number of `-` between them.
+/// Whether the text is made of lower-case words joined by one `.`, one or two `_`, or any number of `-`.
 fn is_component(text: &str) -> bool {
     let is_word = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
@@ -214,7 +214,7 @@ mod tests {
             ),
             ("ghcr.io/a/b_c/d-e.f__g:X_1", "ghcr.io/a/b_c/d-e.f__g:X_1", "ghcr.io/a/b_c/d-e.f__g:X_1"),
             ("HOST/a", "HOST/a:latest", "HOST/a:latest"),
-            // What would mean another one is not shortened.
+            // A form with another meaning is not shortened.
             ("docker.io/library/a/b", "docker.io/library/a/b:latest", "library/a/b:latest"),
             ("docker.io/a.b/c", "docker.io/a.b/c:latest", "docker.io/a.b/c:latest"),
         ] {

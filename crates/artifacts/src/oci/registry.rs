@@ -1,7 +1,7 @@
-//! A registry, as OCI's distribution specification has it: documents by tag or digest, blobs by digest.
+//! Client of a registry, after OCI's distribution specification: documents by tag or digest, blobs by digest.
 //!
-//! `https://`, and plain text to loopback addresses only, which is the rule of every download here. Who asks is
-//! said when it is asked for, and only to whom it is for.
+//! Uses `https://`, and plain text to loopback addresses only, as for every download. Credentials are sent when they
+//! are asked for, and only to the host they are for.
 
 use super::{
     Credentials, Digest, Reference,
@@ -23,10 +23,10 @@ use std::{
 mod auth;
 use auth::Challenge;
 
-/// Times a request is made that the network or a busy registry fails.
+/// Number of attempts of a request if the network fails or the registry is busy.
 const ATTEMPTS: usize = 4;
 
-/// One repository of a registry.
+/// Repository of a registry.
 pub(super) struct Repository<'a> {
     client: &'a Client,
     credentials: &'a Credentials,
@@ -35,11 +35,11 @@ pub(super) struct Repository<'a> {
     /// Directories with one directory of certificates per host.
     certificates: Vec<PathBuf>,
     trust: Option<Trust>,
-    /// What the registry was told last time.
+    /// `Authorization` header of the last request.
     authorization: Mutex<Option<Secret>>,
 }
 
-/// Progress of documents, which are too small to have any. What they have to wait for is worth a word all the same.
+/// Progress of documents, which are too small for reports. Notices about waiting are passed on.
 struct Small<'a>(&'a dyn Progress);
 
 impl Progress for Small<'_> {
@@ -51,15 +51,15 @@ impl Progress for Small<'_> {
     }
 }
 
-/// An answer in memory.
+/// Response in memory.
 pub(super) struct Answer {
     pub(super) bytes: Vec<u8>,
     pub(super) media_type: Option<String>,
 }
 
 impl<'a> Repository<'a> {
-    /// The repository of `reference`. `certificates` are directories with one directory per registry, as Docker's and
-    /// Podman's `certs.d`.
+    /// Opens the repository of `reference`. `certificates` are directories with one directory per registry, like
+    /// Docker's and Podman's `certs.d`.
     pub(super) fn new(
         client: &'a Client,
         credentials: &'a Credentials,
@@ -68,7 +68,8 @@ impl<'a> Repository<'a> {
     ) -> Self {
         let host = reference.host();
         let plain = format!("http://{host}/");
-        // Only loopback addresses pass as http; a registry there that speaks TLS has its certificate in certs.d.
+        // Only loopback addresses are accepted with http; a registry there that speaks TLS has its certificate in
+        // `certs.d`.
         let own = authorities(certificates, reference.registry());
         let scheme = if plain.parse::<Address>().is_ok() && own.is_empty() { "http" } else { "https" };
         let trust = (scheme == "https").then(|| Trust::of_host(&own));
@@ -77,20 +78,20 @@ impl<'a> Repository<'a> {
         Self { client, credentials, reference, base, certificates, trust, authorization: Mutex::default() }
     }
 
-    /// The document of a tag or digest.
+    /// Fetches the document of a tag or digest.
     pub(super) fn document(&self, version: &str, job: &Job<'_>) -> Result<Answer, RegistryError> {
         let request = self.request(&format!("manifests/{version}"))?.accept(ACCEPTED).unhashed();
         let what = format!("{}:{version}", self.reference.repository()).replace(":sha256:", "@sha256:");
         self.small(&request, &what, MAX_DOCUMENT, job)
     }
 
-    /// A small blob: a configuration.
+    /// Fetches a small blob: a configuration.
     pub(super) fn small_blob(&self, digest: &Digest, job: &Job<'_>) -> Result<Answer, RegistryError> {
         let request = self.request(&format!("blobs/{digest}"))?.unhashed();
         self.small(&request, &format!("{}@{digest}", self.reference.repository()), MAX_DOCUMENT, job)
     }
 
-    /// A blob of `size` bytes from byte `from` on.
+    /// Requests a blob of `size` bytes from byte `from` on.
     pub(super) fn blob<'b>(
         &self,
         digest: &Digest,
@@ -99,7 +100,7 @@ impl<'a> Repository<'a> {
         job: &Job<'b>,
     ) -> Result<Body<'b>, RegistryError> {
         let request = self.request(&format!("blobs/{digest}"))?.from(from).unhashed();
-        // From another place than the one asked for, all of it may come.
+        // A server may ignore the offset and send everything.
         let length = if from == 0 { BodyLength::Exactly(size) } else { BodyLength::UpTo(size) };
         self.ask(&request, &format!("{}@{digest}", self.reference.repository()), length, job)
     }
@@ -118,7 +119,7 @@ impl<'a> Repository<'a> {
             let since = Instant::now();
             let outcome = self.ask(request, what, BodyLength::UpTo(max), &quiet).and_then(|mut body| {
                 let mut bytes = Vec::new();
-                // A failure is told by `finish`, with its reason.
+                // `finish` returns the failure, with its reason.
                 let _ = std::io::Read::read_to_end(&mut body, &mut bytes);
                 let media_type = body.head().media_type.clone();
                 body.finish()?;
@@ -136,7 +137,7 @@ impl<'a> Repository<'a> {
         }
     }
 
-    /// Pauses before the registry is asked again: as long as it wishes, else as `usual`.
+    /// Pauses before the request is repeated: as long as the registry wants, else `usual`.
     pub(super) fn pause_before_retry(
         &self,
         failure: &RegistryError,
@@ -148,7 +149,7 @@ impl<'a> Repository<'a> {
         Ok(fetch::pause_before_retry(self.reference.registry(), failure, since, pause, job)?)
     }
 
-    /// Asks, and says who asks where that is wanted.
+    /// Makes a request, and authenticates if that is required.
     fn ask<'b>(
         &self,
         request: &Request,
@@ -160,7 +161,7 @@ impl<'a> Repository<'a> {
         let first = self.client.ask(&request.clone().authorization(known.clone()), length, job);
         let asked = request.address();
         let refused = match first {
-            // Whoever the registry leads to has no say in where its password goes.
+            // A host the registry redirects to has no say in where the password goes.
             Err(FetchError::Status(refused)) if refused.code == 401 && refused.address.same_host(asked) => refused,
             other => return other.map_err(|error| self.explain(error, asked, what, known.is_some())),
         };
@@ -192,7 +193,8 @@ impl<'a> Repository<'a> {
         second.map_err(|error| self.explain(error, asked, what, is_known))
     }
 
-    /// Whom to trust about the service that gives out tokens: it is believed for its own name's sake.
+    /// Returns the certificates to trust for the token service. The registry's own are used only if it has the same
+    /// name.
     fn trust_in(&self, service: &Address, asked: &Address) -> Option<Trust> {
         if service.same_name(asked) {
             return self.trust.clone();
@@ -200,7 +202,7 @@ impl<'a> Repository<'a> {
         service.is_https().then(|| Trust::of_host(&authorities(&self.certificates, service.host())))
     }
 
-    /// What an answer means to who asked.
+    /// Converts an error of a request to one of the registry.
     fn explain(&self, error: FetchError, asked: &Address, what: &str, known: bool) -> RegistryError {
         let FetchError::Status(refused) = &error else { return error.into() };
         if !refused.address.same_host(asked) {
@@ -219,7 +221,7 @@ impl<'a> Repository<'a> {
         RegistryError::Denied { host: self.host(), what: what.to_owned(), known, source: None }
     }
 
-    /// The same where the service that gives out tokens said so.
+    /// Like [`Self::denied`], when the token service refused.
     fn refused(&self, what: &str, known: bool, by: RegistryError) -> RegistryError {
         RegistryError::Denied { host: self.host(), what: what.to_owned(), known, source: Some(by.into()) }
     }
@@ -229,7 +231,7 @@ impl<'a> Repository<'a> {
     }
 }
 
-/// The certificates people put down for one registry.
+/// Returns the certificates configured for one registry.
 fn authorities(directories: &[PathBuf], registry: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for directory in directories {

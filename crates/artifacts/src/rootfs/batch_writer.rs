@@ -160,7 +160,7 @@ mod tests {
         let mut found = vec![0; 8 << 20];
         image.read_exact_at(&mut found, 0).unwrap();
         assert!(found == expected);
-        // What was written is recorded as changed.
+        // Written ranges are recorded as changed.
         assert_eq!(known.digest(&image, 8 << 20).unwrap(), *blake3::hash(&expected).as_bytes());
     }
 

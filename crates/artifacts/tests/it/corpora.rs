@@ -1,6 +1,6 @@
-//! What fuzzing and people came up with in the place of documents, layers, archives with images and images' bundles; `fuzz/`
-//! has the targets that add to it. The name of each file says what it is taken for, or that it is refused; archives and
-//! bundles are tried as they are and packed.
+//! Replay of corpora, from fuzzing and written by hand, of documents, layers, archives with images and image bundles;
+//! `fuzz/` has the targets that add to them. The name of each file says what it must be read as, or that it is refused;
+//! archives and bundles are tried as they are and compressed.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -13,7 +13,8 @@ use banger_artifacts::{
 use banger_testkit::require;
 use std::{fs, io::Read as _, path::Path};
 
-/// Each file of a corpus with what it is to be read as: itself, and packed.
+/// Reads each file of a corpus, as it is and compressed, and checks that it is refused if its name says so. At most the
+/// files `left` may remain.
 fn replay(corpus: &str, read: impl Fn(&[u8], &Path) -> Result<(), String>, left: &[&str]) {
     let files = replayed(corpus);
     for (name, bytes) in &files {
@@ -31,7 +32,7 @@ fn replay(corpus: &str, read: impl Fn(&[u8], &Path) -> Result<(), String>, left:
     assert!(files.len() >= 8, "{} files", files.len());
 }
 
-/// Each file of a corpus: its name and what is in it.
+/// Returns each file of a corpus: its name and content.
 fn replayed(corpus: &str) -> Vec<(String, Vec<u8>)> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(corpus);
     let paths = fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().path());

@@ -1,4 +1,4 @@
-//! Work disks with real e2fsprogs.
+//! Tests of work disks with real e2fsprogs.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 

@@ -1,4 +1,4 @@
-//! Looking into images with tools that are not ours: `e2fsck`, `debugfs`, and a reader by somebody else.
+//! Inspection of images with independent tools: `e2fsck`, `debugfs`, and another reader.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -9,7 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// An image file and an independent reader over it.
+/// Image file and an independent reader of it.
 pub(crate) struct Image {
     path: PathBuf,
     reader: ext4_view::Ext4,
@@ -37,7 +37,7 @@ impl Image {
         self.reader.exists(path).unwrap()
     }
 
-    /// What `debugfs` says about one inode.
+    /// Returns the output of `debugfs` about one inode.
     pub(crate) fn stat(&self, path: &str) -> String {
         self.debugfs(&format!("stat \"{path}\""))
     }
@@ -47,7 +47,7 @@ impl Image {
     }
 }
 
-/// What `debugfs` says of an image to requests, which are bytes and a line each: the request, and then its answer.
+/// Returns the answers of `debugfs` to requests, one line of bytes each: the request, then its answer.
 pub(crate) fn debugfs(image: &Path, requests: Vec<u8>) -> String {
     let mut debugfs = Command::new(Program::find("debugfs").unwrap())
         .arg(image)
@@ -66,13 +66,13 @@ pub(crate) fn debugfs(image: &Path, requests: Vec<u8>) -> String {
     String::from_utf8_lossy(&said).into_owned()
 }
 
-/// What a program of e2fsprogs says on stdout.
+/// Returns what a program of e2fsprogs prints on stdout.
 pub(crate) fn tool(name: &str, args: &[&str]) -> String {
     let output = Command::new(Program::find(name).unwrap()).args(args).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Fails unless `e2fsck` finds nothing at all to say against the image.
+/// Fails if `e2fsck` finds anything wrong with the image.
 pub(crate) fn check(path: &Path) {
     let output = Command::new(Program::find("e2fsck").unwrap()).args(["-f", "-n"]).arg(path).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

@@ -1,4 +1,4 @@
-//! Downloads from servers of every kind.
+//! Tests of downloads from servers of every kind.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-/// Impatient, so that no test waits for long; patient enough for a busy machine where nothing should stall.
+/// Client with short timeouts, so that no test waits for long, yet long enough for a busy machine.
 fn client() -> Client {
     let twenty = Duration::from_secs(20);
     Client { connect: twenty, stall: twenty, pauses: vec![Duration::ZERO; 3], ..Client::default() }
@@ -301,7 +301,7 @@ fn small_things_are_read_whole() {
     assert!(matches!(client().read(&address, 8, &job), Err(FetchError::TooLarge(8))));
 }
 
-/// Not a test by itself: downloads with the certificates its parent gave it.
+/// Not a test by itself: child process that downloads with the certificates its parent gave it.
 #[test]
 fn https_child() {
     let Ok(url) = std::env::var("BANGER_TEST_URL") else { return };
@@ -372,10 +372,14 @@ fn https_believes_whom_the_host_believes() {
         body.map(drop).map_err(|error| error.to_string())
     };
     assert_eq!([through("localhost"), through("127.0.0.1")], [Ok(()), Err(format!("cannot trust localhost:{port}"))]);
-    let heard = [said("ours.pem", "localhost"), said("theirs.pem", "localhost"), said("ours.pem", "127.0.0.1")];
+    let outcomes = [said("ours.pem", "localhost"), said("theirs.pem", "localhost"), said("ours.pem", "127.0.0.1")];
     server.kill().unwrap();
     server.wait().unwrap();
-    assert_eq!(heard[0], format!("got {}", super::sha256(&content)));
-    assert!(heard[1].starts_with("cannot trust localhost") && heard[1].contains("UnknownIssuer"), "{}", heard[1]);
-    assert!(heard[2].starts_with("cannot trust 127.0.0.1"), "another name than the certificate's: {}", heard[2]);
+    assert_eq!(outcomes[0], format!("got {}", super::sha256(&content)));
+    assert!(
+        outcomes[1].starts_with("cannot trust localhost") && outcomes[1].contains("UnknownIssuer"),
+        "{}",
+        outcomes[1]
+    );
+    assert!(outcomes[2].starts_with("cannot trust 127.0.0.1"), "another name than the certificate's: {}", outcomes[2]);
 }

@@ -1,4 +1,4 @@
-//! A filesystem small enough to be full.
+//! Filesystem small enough to be filled.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-/// A tmpfs that is unmounted when dropped. Ask for the capability `mount` first.
+/// Tmpfs that is unmounted when dropped. Ask for the capability `mount` first.
 pub(crate) struct Tmpfs(PathBuf);
 
 impl Tmpfs {

@@ -1,4 +1,4 @@
-//! Images from registries and files, end to end: what was pushed is what stands in the ext4.
+//! End-to-end tests of images from registries and files: what was pushed is what the ext4 contains.
 
 mod archives;
 mod auth;

@@ -1,4 +1,4 @@
-//! The image builder against real `e2fsck`, `debugfs` and an independent reader.
+//! Tests of the image builder with real `e2fsck`, `debugfs` and an independent reader.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -200,10 +200,10 @@ fn a_bad_entry_is_named_and_limits_hold() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "spools leave nothing");
 }
 
-/// What fills a builder.
+/// Function that fills a builder.
 type Add<'a> = &'a dyn Fn(&mut RootfsBuilder);
 
-/// Shapes in which the size must come out right: the builder computes it before the filesystem writer lays anything out.
+/// Trees whose size must come out right: the builder computes it before anything is laid out.
 #[test]
 fn the_computed_size_holds_every_shape() {
     if !require("e2fsck") {

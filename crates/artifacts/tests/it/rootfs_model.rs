@@ -1,4 +1,4 @@
-//! Any tree goes in and comes out the same: the builder against a model, read back by somebody else's reader.
+//! Property test: any tree given to the builder equals a model, as read back by an independent reader.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -11,7 +11,7 @@ use banger_testkit::require;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// What a path is in the end.
+/// Expected state of a path.
 #[derive(Debug, Clone, PartialEq)]
 enum Thing {
     Dir,
@@ -42,7 +42,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 type Model = BTreeMap<Vec<String>, (Thing, u16, u32)>;
 
-/// What the tree is to be after one more step; `false` when the step must be refused.
+/// Applies one more step to the expected tree; `false` if the step must be refused.
 fn apply(model: &mut Model, step: &Step) -> bool {
     for depth in 1..step.path.len() {
         let parent = step.path[..depth].to_vec();

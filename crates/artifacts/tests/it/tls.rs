@@ -1,4 +1,4 @@
-//! TLS in front of a server that speaks none.
+//! TLS proxy for a server without TLS.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -17,7 +17,7 @@ use std::{
     thread::JoinHandle,
 };
 
-/// Passes requests without a body on, one a connection, until it is dropped.
+/// Proxy that forwards requests without a body, one per connection, until it is dropped.
 pub(crate) struct Tls {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
@@ -25,7 +25,7 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Listens on loopback with this certificate and key, for what listens on `port`.
+    /// Listens on loopback with this certificate and key, in front of `port`.
     pub(crate) fn before(port: u16, certificate: &Path, key: &Path) -> Self {
         let chain = vec![CertificateDer::from_pem_file(certificate).unwrap()];
         let provider = Arc::new(rustls::crypto::ring::default_provider());

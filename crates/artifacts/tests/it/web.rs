@@ -1,4 +1,4 @@
-//! A web server on loopback that does what a test wants, and nothing properly unless told to.
+//! Web server on loopback that does what a test wants, and is correct only where told to be.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -12,9 +12,9 @@ use std::{
     thread::JoinHandle,
 };
 
-/// One request.
+/// Request.
 pub(crate) struct Request {
-    /// How many came before it.
+    /// Number of requests before it.
     pub(crate) number: usize,
     pub(crate) path: String,
     pub(crate) stream: TcpStream,
@@ -29,12 +29,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Calls `answer` for each request, in a thread of its own; the connection closes when it returns.
+    /// Starts a server that calls `answer` for each request, in a thread of its own; the connection closes when it
+    /// returns.
     pub(crate) fn start(answer: impl Fn(Request) -> io::Result<()> + Send + Sync + 'static) -> Self {
         Self::start_with_heads(move |request, _| answer(request))
     }
 
-    /// As [`Self::start`], for answers that depend on what the request says.
+    /// Like [`Self::start`], for answers that depend on the request.
     pub(crate) fn start_with_heads(answer: impl Fn(Request, String) -> io::Result<()> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -67,7 +68,7 @@ impl Server {
         Self::start(move |mut request| request.stream.write_all(&bytes))
     }
 
-    /// Answers everything with `body`, as it should be.
+    /// Answers everything with `body`, in a correct response.
     pub(crate) fn serving(body: impl Into<Vec<u8>>) -> Self {
         Self::raw(ok(&body.into()))
     }
@@ -80,12 +81,12 @@ impl Server {
         self.address.port()
     }
 
-    /// Connections so far.
+    /// Returns the number of connections so far.
     pub(crate) fn hits(&self) -> usize {
         self.hits.load(Ordering::SeqCst)
     }
 
-    /// What the requests said.
+    /// Returns the requests so far.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
@@ -102,7 +103,7 @@ impl Drop for Server {
 }
 
 impl Request {
-    /// Says no more, until the client gives up.
+    /// Sends nothing more, until the client gives up.
     pub(crate) fn stall(&mut self) -> io::Result<()> {
         io::copy(&mut self.stream, &mut io::sink()).map(drop)
     }
@@ -116,7 +117,7 @@ fn head(stream: &TcpStream) -> io::Result<String> {
     Ok(head)
 }
 
-/// A proper answer.
+/// Returns a correct response.
 pub(crate) fn ok(body: &[u8]) -> Vec<u8> {
     [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
 }

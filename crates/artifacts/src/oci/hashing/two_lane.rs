@@ -1,20 +1,23 @@
 //! SHA-256 (FIPS 180-4) of two streams side by side.
 //!
-//! Each round waits some cycles for the one before it, and the processor's unit for them could begin another meanwhile: so
-//! the rounds of two streams that have nothing to do with each other take turns. Who has no such unit, or another
-//! processor, hashes them one after the other.
+//! Each round waits some cycles for the result of the one before, while the processor's SHA unit could begin another.
+//! So the rounds of two independent streams are interleaved. Without such a unit, or on another architecture, the
+//! streams are hashed one after the other.
 
-#![cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "the processor is asked first whether it can"))]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "intrinsics, used only where the processor is found to have them")
+)]
 
 use sha2::block_api::compress256;
 
-/// Bytes of a block.
+/// Size of a SHA-256 block in bytes.
 pub(super) const BLOCK: usize = 64;
 
-/// A hash on its way: the state, and the blocks that come to it.
+/// Running hash and the blocks to add to it.
 pub(super) type Part<'a> = (&'a mut [u32; 8], &'a [[u8; BLOCK]]);
 
-/// Takes as many blocks of each as both have; how many.
+/// Hashes as many blocks of each stream as both have. Returns how many.
 pub(super) fn compress((one, first): Part<'_>, (other, second): Part<'_>) -> usize {
     let both = first.len().min(second.len());
     let (first, second) = (&first[..both], &second[..both]);
@@ -32,13 +35,13 @@ fn side_by_side(_one: Part<'_>, _other: Part<'_>) -> bool {
 
 #[cfg(target_arch = "x86_64")]
 fn side_by_side(one: Part<'_>, other: Part<'_>) -> bool {
-    let able =
+    let supported =
         is_x86_feature_detected!("sha") && is_x86_feature_detected!("sse4.1") && is_x86_feature_detected!("ssse3");
-    if able {
-        // SAFETY: the processor has what the function is compiled for.
+    if supported {
+        // SAFETY: the processor has the features that the function is compiled for.
         unsafe { x86::side_by_side(one, other) };
     }
-    able
+    supported
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -49,7 +52,7 @@ mod x86 {
         _mm_sha256msg1_epu32, _mm_sha256msg2_epu32, _mm_sha256rnds2_epu32, _mm_shuffle_epi8, _mm_shuffle_epi32,
     };
 
-    /// The constants of the rounds: four times sixteen, four at once.
+    /// Round constants (FIPS 180-4, 4.2.2): four groups of sixteen, four at once.
     const ROUNDS: [[[u32; 4]; 4]; 4] = [
         [
             [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5],
@@ -77,14 +80,15 @@ mod x86 {
         ],
     ];
 
-    /// One of the two: the state in the order the rounds want it, and sixteen words of the schedule.
+    /// One of the two streams: the state in the order the instructions want it, and sixteen words of the message
+    /// schedule.
     struct Lane {
         abef: __m128i,
         cdgh: __m128i,
         words: [__m128i; 4],
     }
 
-    /// Takes the blocks of both, which are as many.
+    /// Hashes the blocks of both streams, which have the same number.
     #[target_feature(enable = "sha,sse4.1,ssse3")]
     pub(super) fn side_by_side((one, first): Part<'_>, (other, second): Part<'_>) {
         let (mut a, mut b) = (Lane::new(one), Lane::new(other));
@@ -137,19 +141,19 @@ mod x86 {
             words.map(i32::cast_unsigned)
         }
 
-        /// The words of a block, which are big-endian.
+        /// Loads the words of a block, which are big-endian.
         #[inline]
         #[target_feature(enable = "sha,sse4.1,ssse3")]
         fn load(&mut self, block: &[u8; BLOCK]) {
-            let turned = _mm_set_epi64x(0x0C0D_0E0F_0809_0A0B, 0x0405_0607_0001_0203);
+            let byte_swap = _mm_set_epi64x(0x0C0D_0E0F_0809_0A0B, 0x0405_0607_0001_0203);
             let (halves, _) = block.as_chunks::<8>();
             for (words, half) in self.words.iter_mut().zip(halves.as_chunks::<2>().0) {
                 let [low, high] = half.map(i64::from_le_bytes);
-                *words = _mm_shuffle_epi8(_mm_set_epi64x(high, low), turned);
+                *words = _mm_shuffle_epi8(_mm_set_epi64x(high, low), byte_swap);
             }
         }
 
-        /// The next four words of the schedule, in place of the oldest.
+        /// Computes the next four words of the schedule, in place of the oldest.
         #[inline]
         #[target_feature(enable = "sha,sse4.1,ssse3")]
         fn schedule(&mut self, n: usize) {
@@ -159,7 +163,7 @@ mod x86 {
             words[n] = _mm_sha256msg2_epu32(sum, w3);
         }
 
-        /// Four rounds, with the `n`-th four words.
+        /// Does four rounds, with the `n`-th four words.
         #[inline]
         #[target_feature(enable = "sha,sse4.1,ssse3")]
         fn rounds(&mut self, n: usize, constants: &[u32; 4]) {
@@ -176,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_come_to_what_each_comes_to_alone() {
+    fn both_hashes_are_those_each_has_alone() {
         let bytes: Vec<u8> = (0..40 * BLOCK).map(|n| u8::try_from(n * n % 251).unwrap()).collect();
         let (blocks, _) = bytes.as_chunks::<BLOCK>();
         for (first, second) in [(0, 0), (1, 1), (1, 0), (0, 3), (7, 7), (20, 9), (9, 20)] {

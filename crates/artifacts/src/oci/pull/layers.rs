@@ -1,14 +1,14 @@
-//! Layers on their way: several come at once, and each is put on top of those below when its turn comes.
+//! Download of layers: several at once, each applied on top of those below when its turn comes.
 
 use super::{LayerSource, ManifestSource, OpenedImage, PendingLayer};
 use crate::{
     job::{Cancel, Job, Part, PartState, Progress},
     oci::{
         Digest, OciError,
-        blob::{Blob, Download, Keep, Origin, part, whole},
+        blob::{Blob, BlobSource, CacheWriter, Download, file_part, whole_file},
         error::LayerError,
         hashing::HashPool,
-        layer::{self, Layer, Measure},
+        layer::{self, Layer, LayerContext},
         merge,
     },
     rootfs::{ContentWriter, RootfsBuilder, RootfsError, TargetImage},
@@ -25,50 +25,45 @@ use std::{
     time::Duration,
 };
 
-/// Layers on their way at once.
+/// Number of layers that are read at once.
 const PARALLEL: usize = 3;
-/// How often a waiting pull looks at the cancel flag.
+/// Interval at which a waiting pull checks whether it was cancelled.
 const POLL: Duration = Duration::from_millis(25);
 
-/// What layers that come at once have in common.
+/// State shared by the layers that are read at once.
 #[derive(Debug)]
-struct Common {
-    /// Bytes they unpacked to so far.
+struct SharedState {
+    /// Bytes they decompressed to so far.
     used: AtomicU64,
-    /// Where they are hashed.
-    hash_pool: HashPool,
-    /// Of each content the layer that brings it.
+    /// Pool that hashes them.
+    pool: HashPool,
+    /// By content, the first layer with it.
     first: HashMap<Digest, usize>,
-    /// The image they are written into.
-    site: Arc<TargetImage>,
-    /// Layers that came with this pull and that the cache keeps.
+    /// Image they are written into.
+    image: Arc<TargetImage>,
+    /// Layers that were downloaded by this pull and kept in the cache.
     kept: Mutex<Vec<usize>>,
 }
 
-impl Common {
-    /// Who writes what is in a layer.
-    fn content_writer(
-        &self,
-        number: usize,
-        pending: &PendingLayer,
-        cancel: &Cancel,
-    ) -> Result<ContentWriter, LayerError> {
+impl SharedState {
+    /// Returns the writer of a layer's contents; those of a layer whose content another layer writes are discarded.
+    fn writer_for(&self, number: usize, pending: &PendingLayer, cancel: &Cancel) -> Result<ContentWriter, LayerError> {
         if self.first[&pending.diff_id] == number {
-            return Ok(self.site.content_writer(number, cancel));
+            return Ok(self.image.content_writer(number, cancel));
         }
         Ok(TargetImage::discard(number)?.content_writer(number, cancel))
     }
 }
 
 impl PendingLayer {
-    /// All that is said of it.
-    fn said(&self) -> (Option<Digest>, u64, Digest, &LayerSource) {
-        (self.digest, self.size, self.diff_id, &self.place)
+    /// Everything that describes the layer: layers with the same key are the same bytes.
+    fn key(&self) -> (Option<Digest>, u64, Digest, &LayerSource) {
+        (self.digest, self.size, self.diff_id, &self.source)
     }
 }
 
 impl OpenedImage<'_> {
-    /// Reads all layers, several at once, and stacks them.
+    /// Reads all layers, several at once, and applies them in order.
     pub(super) fn layers(
         &self,
         pending: &[PendingLayer],
@@ -76,35 +71,36 @@ impl OpenedImage<'_> {
         job: &Job<'_>,
     ) -> Result<(), OciError> {
         job.progress.phase(&format!("getting {} of {}", plural(pending.len()), self.what));
-        // The same bytes several times are read once. Other bytes that are the same unpacked are read as well, last, and put
-        // nowhere: what an image is does not depend on how its layers are packed.
-        let (mut first, mut said) = (HashMap::new(), HashSet::new());
-        let (placed, again): (Vec<usize>, Vec<usize>) = (0..pending.len())
-            .filter(|&n| said.insert(pending[n].said()))
+        // The same bytes are read once, however often they occur. Other bytes with the same decompressed content are
+        // read too, last, but only to verify them: an image does not depend on how its layers are compressed.
+        let (mut first, mut seen) = (HashMap::new(), HashSet::new());
+        let (distinct, repeated): (Vec<usize>, Vec<usize>) = (0..pending.len())
+            .filter(|&n| seen.insert(pending[n].key()))
             .partition(|&n| *first.entry(pending[n].diff_id).or_insert(n) == n);
-        let queue: VecDeque<usize> = placed.iter().chain(&again).copied().collect();
+        let queue: VecDeque<usize> = distinct.iter().chain(&repeated).copied().collect();
         for &n in &queue {
             report(job, &pending[n], PartState::Waiting, 0);
         }
-        // Else a pruning meanwhile takes those whose turn has not come, and they are downloaded again.
+        // Otherwise a concurrent pruning would remove the layers that are not read yet, and they would be downloaded
+        // again.
         let _held = self.hold_cached(pending);
         let workers = queue.len().min(PARALLEL);
-        let site = builder.begin_image(placed.iter().copied(), placed.len().min(PARALLEL))?;
-        let (used, hash_pool, kept) = (AtomicU64::default(), HashPool::default(), Mutex::default());
-        let common = Common { used, hash_pool, first, site, kept };
+        let image = builder.begin_image(distinct.iter().copied(), distinct.len().min(PARALLEL))?;
+        let (used, pool, kept) = (AtomicU64::default(), HashPool::default(), Mutex::default());
+        let shared = SharedState { used, pool, first, image, kept };
         let queue = Mutex::new(queue);
         let stop = Cancel::default();
         let mut refused = None;
         let outcome = thread::scope(|scope| {
             let (ready, results) = channel();
             for _ in 0..workers {
-                let (ready, queue, common) = (ready.clone(), &queue, &common);
+                let (ready, queue, shared) = (ready.clone(), &queue, &shared);
                 let job = Job { progress: job.progress, cancel: &stop };
-                scope.spawn(move || self.worker(pending, queue, common, &job, &ready));
+                scope.spawn(move || self.worker(pending, queue, shared, &job, &ready));
             }
             drop(ready);
-            let first = &common.first;
-            let mut stack = Stack { pending, first, waiting: HashMap::new(), placed: HashMap::new(), next: 0 };
+            let first = &shared.first;
+            let mut stack = LayerStack { pending, first, waiting: HashMap::new(), entries: HashMap::new(), next: 0 };
             let outcome = loop {
                 if let Err(cancelled) = job.cancel.check() {
                     break Err(cancelled.into());
@@ -113,8 +109,8 @@ impl OpenedImage<'_> {
                     Ok((number, layer)) => {
                         let stacked = layer.map_err(|source| (number, source)).and_then(|layer| {
                             stack.take(number, layer);
-                            // Names take their time to go, which the next layer need not wait for.
-                            let stacked = stack.advance(builder, |spent| drop(scope.spawn(|| drop(spent))));
+                            // Dropping the names takes noticeable time, which the next layer need not wait for.
+                            let stacked = stack.advance(builder, |finished| drop(scope.spawn(|| drop(finished))));
                             stacked.inspect_err(|(number, _)| refused = Some(*number))
                         });
                         if let Err((number, source)) = stacked {
@@ -126,15 +122,15 @@ impl OpenedImage<'_> {
                     Err(RecvTimeoutError::Disconnected) => break Ok(()),
                 }
             };
-            // The others need not go on for the sake of an image that will not be.
+            // The other layers are not needed for an image that will not exist.
             stop.cancel();
             outcome
         });
-        // Nothing comes to the cache any more.
+        // All workers have ended: the cache gets no more layers of this pull.
         if let (Some(number), Err(OciError::Layer { source, .. })) = (refused, &outcome) {
-            self.forget_refused(number, source, pending, &common);
+            self.forget_refused(number, source, pending, &shared);
         }
-        // Those that were not read to their end may be damaged too.
+        // Layers that were not read to their end may be damaged too.
         if outcome.as_ref().is_err_and(OciError::is_stale) {
             job.progress.phase("looking for layers that are damaged in the cache");
             self.forget_damaged(pending, job.cancel);
@@ -146,7 +142,7 @@ impl OpenedImage<'_> {
         &self,
         pending: &[PendingLayer],
         queue: &Mutex<VecDeque<usize>>,
-        common: &Common,
+        shared: &SharedState,
         job: &Job<'_>,
         ready: &Sender<(usize, Result<Layer, LayerError>)>,
     ) {
@@ -156,8 +152,8 @@ impl OpenedImage<'_> {
             if job.cancel.is_cancelled() {
                 return;
             }
-            let writer = common.content_writer(number, &pending[number], job.cancel);
-            let layer = writer.and_then(|writer| self.layer((number, &pending[number]), common, writer, job));
+            let writer = shared.writer_for(number, &pending[number], job.cancel);
+            let layer = writer.and_then(|writer| self.layer((number, &pending[number]), shared, writer, job));
             if ready.send((number, layer)).is_err() {
                 return;
             }
@@ -167,67 +163,67 @@ impl OpenedImage<'_> {
     fn layer(
         &self,
         (number, pending): (usize, &PendingLayer),
-        common: &Common,
+        shared: &SharedState,
         writer: ContentWriter,
         job: &Job<'_>,
     ) -> Result<Layer, LayerError> {
-        let Common { used, hash_pool, .. } = common;
+        let SharedState { used, pool, .. } = shared;
         let limits = self.registries.limits;
         if pending.size > limits.max_unpacked {
             return Err(LayerError::TooLarge(limits.max_unpacked));
         }
-        let words = Words(job.progress);
-        let (origin, cached) = self.origin(pending, Job { progress: &words, cancel: job.cancel })?;
-        let kept = match (&origin, pending.digest) {
-            (Origin::Cached(file, _), Some(digest)) => file.get_ref().try_clone().ok().map(|file| (digest, file)),
+        let notices = NoticesOnly(job.progress);
+        let (source, cached) = self.source(pending, Job { progress: &notices, cancel: job.cancel })?;
+        let kept = match (&source, pending.digest) {
+            (BlobSource::Cached(file, _), Some(digest)) => file.get_ref().try_clone().ok().map(|file| (digest, file)),
             _ => None,
         };
-        let begins = if cached { PartState::Cached } else { PartState::Coming };
-        report(job, pending, begins, 0);
-        let watcher = *job;
+        let state = if cached { PartState::Cached } else { PartState::Coming };
+        report(job, pending, state, 0);
+        let reporter = *job;
         let mut blob = Blob {
-            origin: Some(origin),
+            source: Some(source),
             digest: pending.digest,
             size: pending.size,
-            hash: pending.digest.map(|_| hash_pool.in_place_stream()),
+            hash: pending.digest.map(|_| pool.in_place_stream()),
             read: 0,
             ahead: 0,
             reported: 0,
             cancel: job.cancel,
-            report: Box::new(move |bytes| report(&watcher, pending, begins, bytes)),
+            report: Box::new(move |bytes| report(&reporter, pending, state, bytes)),
             failure: None,
-            whole: false,
+            verified: false,
         };
-        let (packed, diff_id) = (Some(pending.size), Some(pending.diff_id));
-        let measure = Measure { limits, used, tally: &self.tally, packed, diff_id, hash_pool };
-        let layer = layer::read(&mut blob, measure, writer, job).map_err(|error| match kept {
-            // Whatever is wrong with it may be the cache's doing. Part of the image is made of it by now, so all of that
-            // begins anew.
+        let (compressed_size, diff_id) = (Some(pending.size), Some(pending.diff_id));
+        let context = LayerContext { limits, used, tally: &self.tally, compressed_size, diff_id, pool };
+        let layer = layer::read(&mut blob, context, writer, job).map_err(|error| match kept {
+            // The failure may be due to a damaged copy in the cache. Part of the image is written by now, so the whole
+            // pull has to start over.
             Some((digest, file)) if self.is_stale(&error, &digest, &file, job.cancel) => LayerError::Stale,
             _ => error,
         })?;
-        if blob.keep() {
-            common.kept.lock().unwrap_or_else(PoisonError::into_inner).push(number);
+        if blob.keep_in_cache() {
+            shared.kept.lock().unwrap_or_else(PoisonError::into_inner).push(number);
         }
         report(job, pending, PartState::Done, pending.size);
         Ok(layer)
     }
 
-    /// Whether a layer failed because of what the cache had of it.
+    /// Whether a layer failed because its copy in the cache is damaged.
     fn is_stale(&self, error: &LayerError, digest: &Digest, file: &File, cancel: &Cancel) -> bool {
         matches!(error, LayerError::Digest { .. }) || self.registries.cache.is_damaged(digest, file, cancel)
     }
 
-    /// Forgets a layer that came whole and turned out to fit nowhere, in all the ways it was packed: the cache has none that were
-    /// refused. What was there before may be good for other images.
-    fn forget_refused(&self, refused: usize, why: &LayerError, all: &[PendingLayer], common: &Common) {
+    /// Removes from the cache a layer that arrived intact and was refused, in all its compressed forms: the cache keeps
+    /// no refused layers. Copies that were there before may be good for other images and stay.
+    fn forget_refused(&self, refused: usize, why: &LayerError, all: &[PendingLayer], shared: &SharedState) {
         use RootfsError::{Cancelled, Io};
-        // Nothing was found out about it.
+        // These errors say nothing about the layer.
         if matches!(why, LayerError::Cancelled(_) | LayerError::Rootfs(Cancelled(_) | Io { .. })) {
             return;
         }
         let cache = &self.registries.cache;
-        for &number in &*common.kept.lock().unwrap_or_else(PoisonError::into_inner) {
+        for &number in &*shared.kept.lock().unwrap_or_else(PoisonError::into_inner) {
             let layer = &all[number];
             if layer.diff_id == all[refused].diff_id
                 && let Some(digest) = layer.digest
@@ -238,7 +234,7 @@ impl OpenedImage<'_> {
         }
     }
 
-    /// Forgets all layers that are damaged in the cache, so that one more attempt finds none of them.
+    /// Removes all damaged layers from the cache, so that the next attempt finds none.
     fn forget_damaged(&self, pending: &[PendingLayer], cancel: &Cancel) {
         let cache = &self.registries.cache;
         for layer in pending {
@@ -250,7 +246,7 @@ impl OpenedImage<'_> {
         }
     }
 
-    /// All layers that are in the cache already, open, so that they stay there.
+    /// Opens all layers that are in the cache already, so that they stay there.
     fn hold_cached(&self, pending: &[PendingLayer]) -> Vec<File> {
         if !matches!(self.from, ManifestSource::Registry(..)) {
             return Vec::new();
@@ -259,20 +255,20 @@ impl OpenedImage<'_> {
         pending.iter().filter_map(|layer| cache.get(&layer.digest?, layer.size)).collect()
     }
 
-    /// Where the bytes of a layer come from, and whether they are here already.
-    fn origin<'b>(&'b self, pending: &PendingLayer, job: Job<'b>) -> Result<(Origin<'b>, bool), LayerError> {
+    /// Returns the source of a layer's bytes, and whether they are on this host already.
+    fn source<'b>(&'b self, pending: &PendingLayer, job: Job<'b>) -> Result<(BlobSource<'b>, bool), LayerError> {
         let cache = &self.registries.cache;
-        match (&self.from, &pending.place, pending.digest) {
+        match (&self.from, &pending.source, pending.digest) {
             (ManifestSource::Registry(repository, _), LayerSource::Registry, Some(digest)) => {
                 if let Some(file) = cache.get(&digest, pending.size) {
-                    return Ok((Origin::Cached(whole(file), cache), true));
+                    return Ok((BlobSource::Cached(whole_file(file), cache), true));
                 }
                 let staged = match cache.stage() {
                     Err(error) if error.is_out_of_space() => None,
                     staged => Some(staged.map_err(as_layer_error)?),
                 };
                 let download = Download::new(repository, digest, pending.size, job);
-                Ok((Origin::Download(Box::new((download, Keep { cache, staged }))), false))
+                Ok((BlobSource::Download(Box::new((download, CacheWriter { cache, staged }))), false))
             }
             (ManifestSource::Layout(files, _) | ManifestSource::Saved(files, _), LayerSource::Member(name), _) => {
                 let (file, offset, size) = files.open(name).map_err(as_layer_error)?;
@@ -280,62 +276,62 @@ impl OpenedImage<'_> {
                     return Err(LayerError::Size { is: size, should: pending.size });
                 }
                 let read =
-                    part(file, offset, size).map_err(|source| LayerError::Io { what: "read the file", source })?;
-                Ok((Origin::Part(read), true))
+                    file_part(file, offset, size).map_err(|source| LayerError::Io { what: "read the file", source })?;
+                Ok((BlobSource::Part(read), true))
             }
             _ => Err(LayerError::Unfit("nothing says where it is")),
         }
     }
 }
 
-/// Layers that are ready, put on top of each other in their order.
-struct Stack<'a> {
+/// Layers that are ready, applied in their order.
+struct LayerStack<'a> {
     pending: &'a [PendingLayer],
-    /// The first layer with the same content.
+    /// By content, the first layer with it.
     first: &'a HashMap<Digest, usize>,
     waiting: HashMap<usize, Layer>,
-    /// What is in those that were put there once.
-    placed: HashMap<usize, Vec<layer::LayerEntry>>,
+    /// Entries of the layers that were applied, by their first layer, while a later layer needs them.
+    entries: HashMap<usize, Vec<layer::LayerEntry>>,
     next: usize,
 }
 
-impl Stack<'_> {
-    /// Takes a layer that was read. One that is there in other bytes too was read for its own sake.
+impl LayerStack<'_> {
+    /// Accepts a layer that was read. A layer whose content is an earlier one's was only read to verify it.
     fn take(&mut self, number: usize, layer: Layer) {
         if self.first[&self.pending[number].diff_id] == number {
             self.waiting.insert(number, layer);
         }
     }
 
-    /// Puts on top what can be; `spent` gets what is needed no longer.
+    /// Applies the layers that can be applied; `finished` gets the entries that are needed no longer.
     fn advance(
         &mut self,
         builder: &mut RootfsBuilder,
-        spent: impl Fn(Option<Vec<layer::LayerEntry>>),
+        finished: impl Fn(Option<Vec<layer::LayerEntry>>),
     ) -> Result<(), (usize, LayerError)> {
         while let Some(pending) = self.pending.get(self.next) {
             let number = self.next;
             let first = self.first[&pending.diff_id];
-            if !self.placed.contains_key(&first) {
+            if !self.entries.contains_key(&first) {
                 let Some(layer) = self.waiting.remove(&first) else { return Ok(()) };
-                builder.add_written(layer.placed);
-                self.placed.insert(first, layer.entries);
+                builder.add_written(layer.written);
+                self.entries.insert(first, layer.entries);
             }
-            merge::apply(builder, &self.placed[&first]).map_err(|error| (number, error))?;
+            merge::apply(builder, &self.entries[&first]).map_err(|error| (number, error))?;
             self.next += 1;
             if !self.pending[self.next..].iter().any(|later| self.first[&later.diff_id] == first) {
-                // Names and attributes need their memory no longer.
-                spent(self.placed.insert(first, Vec::new()));
+                // The memory of names and attributes is needed no longer.
+                finished(self.entries.insert(first, Vec::new()));
             }
         }
         Ok(())
     }
 }
 
-/// What a download of a layer has to say: how far it is, its layer says.
-struct Words<'a>(&'a dyn Progress);
+/// Progress of a layer's download: passes on notices only, because the layer reports its own bytes.
+struct NoticesOnly<'a>(&'a dyn Progress);
 
-impl Progress for Words<'_> {
+impl Progress for NoticesOnly<'_> {
     fn phase(&self, what: &str) {
         self.0.phase(what);
     }
@@ -355,7 +351,7 @@ fn plural(layers: usize) -> String {
     if layers == 1 { "1 layer".into() } else { format!("{layers} layers") }
 }
 
-/// A failure of the cache or of a file, as one of a layer.
+/// Converts an error of the cache or of a file to one of a layer.
 fn as_layer_error(error: OciError) -> LayerError {
     match error {
         OciError::Publish(error) => error.into(),

@@ -1,4 +1,4 @@
-//! How a registry wants to be told who asks, and how it is told.
+//! Authentication at a registry: challenges and bearer tokens.
 
 use super::super::{credentials::Credential, error::RegistryError};
 use crate::{
@@ -9,21 +9,21 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use std::{fmt::Write as _, io::Read};
 
-/// Most bytes of a token service's answer.
+/// Largest response of a token service, in bytes.
 const MAX_ANSWER: u64 = 64 << 10;
-/// Who asks for a token.
+/// Client id in token requests.
 const CLIENT: &str = "banger";
 
-/// What stands in `WWW-Authenticate`.
+/// Challenge in a `WWW-Authenticate` header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
-    /// A name and a password with each request.
+    /// User name and password with each request.
     Basic,
-    /// A token that somebody else gives out.
+    /// Token of a token service.
     Bearer(Bearer),
 }
 
-/// Who gives out tokens.
+/// Parameters of a token service.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bearer {
     realm: String,
@@ -39,7 +39,7 @@ struct Token {
 }
 
 impl Challenge {
-    /// The best of what is offered: a token keeps the password from every request.
+    /// Returns the best of the offered challenges: with a token, not every request carries the password.
     pub(super) fn best(offered: &[String]) -> Option<Self> {
         let all: Vec<Self> = offered.iter().filter_map(|text| Self::parse(text)).collect();
         let is_bearer = |challenge: &Self| matches!(challenge, Self::Bearer(_));
@@ -67,7 +67,7 @@ impl Challenge {
     }
 }
 
-/// `key="value",key=value`: quoted or not, with `\` before any character in quotes.
+/// Parses `key="value",key=value`: quoted or not, with `\` before any character in quotes.
 fn parameters(mut rest: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     while let Some((key, after)) = rest.trim_start_matches([',', ' ']).split_once('=') {
@@ -96,13 +96,14 @@ fn parameters(mut rest: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The header of a name and a password.
+/// Returns the `Authorization` header of a user name and a password.
 pub(super) fn basic(user: &str, password: &Secret) -> Secret {
     Secret::new(format!("Basic {}", STANDARD.encode(format!("{user}:{}", password.reveal()))))
 }
 
 impl Bearer {
-    /// Where tokens are given out, for a registry that is itself asked at `asked`: never less private than that.
+    /// Returns the address of the token service of a registry at `asked`. Refuses plain text if the registry is reached
+    /// by `https://`.
     pub(super) fn service(&self, asked: &Address) -> Result<Address, RegistryError> {
         let refused = |source| RegistryError::Address { address: self.realm.chars().take(160).collect(), source };
         let service: Address = self.realm.parse().map_err(refused)?;
@@ -112,7 +113,7 @@ impl Bearer {
         Ok(service)
     }
 
-    /// Gets a token for `scope` from `service`, and makes a header of it.
+    /// Fetches a token for `scope` from `service` and returns it as an `Authorization` header.
     pub(super) fn token(
         &self,
         client: &Client,
@@ -145,7 +146,7 @@ impl Bearer {
         let request = request.trust(trust).unhashed();
         let mut body = client.ask(&request, BodyLength::UpTo(MAX_ANSWER), &job).map_err(failed)?;
         let mut answer = Vec::new();
-        // A failure is told by `finish`, with its reason.
+        // `finish` returns the failure, with its reason.
         let _ = body.read_to_end(&mut answer);
         body.finish().map_err(failed)?;
         let malformed = |why: String| RegistryError::Token { host: host(), source: why.into() };
@@ -166,7 +167,7 @@ impl Bearer {
     }
 }
 
-/// As it stands in a query or a form.
+/// Percent-encodes text for a query or a form.
 fn encoded(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -1,4 +1,4 @@
-//! Images in files.
+//! Tests of images in files.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -11,13 +11,13 @@ use banger_artifacts::oci::Limits;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 
-/// The files of an OCI layout with one image per (name, content of `/a`).
+/// Returns the files of an OCI layout with one image per (name, content of `/a`).
 fn layout(images: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
     let one = |text: &str| vec![Layer::new().file("a", text).done()];
     layout_of(&images.iter().map(|(name, text)| (*name, one(text))).collect::<Vec<_>>())
 }
 
-/// The files of an OCI layout with images of these layers, uncompressed.
+/// Returns the files of an OCI layout with images of these layers, uncompressed.
 pub(super) fn layout_of(images: &[(&str, Vec<Vec<u8>>)]) -> Vec<(String, Vec<u8>)> {
     let mut files = vec![("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
     let index = images.iter().map(|(name, plain)| {
@@ -30,7 +30,7 @@ pub(super) fn layout_of(images: &[(&str, Vec<Vec<u8>>)]) -> Vec<(String, Vec<u8>
     files
 }
 
-/// The files of an OCI layout with one image for several architectures.
+/// Returns the files of an OCI layout with one image for several architectures.
 pub(super) fn layout_for(name: &str, images: &[(&str, Vec<Vec<u8>>)]) -> Vec<(String, Vec<u8>)> {
     let mut files = vec![("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec())];
     let list: Vec<Value> = images
@@ -50,7 +50,7 @@ pub(super) fn layout_for(name: &str, images: &[(&str, Vec<Vec<u8>>)]) -> Vec<(St
     files
 }
 
-/// Adds an image's blobs to a layout; the descriptor of its manifest.
+/// Adds an image's blobs to a layout and returns the descriptor of its manifest.
 fn image(architecture: &str, plain: &[Vec<u8>], files: &mut Vec<(String, Vec<u8>)>) -> Value {
     let packed: Vec<Vec<u8>> = plain.iter().map(|layer| gzip(layer)).collect();
     let diff_ids: Vec<String> = plain.iter().map(|layer| digest(layer)).collect();
@@ -73,7 +73,7 @@ fn image(architecture: &str, plain: &[Vec<u8>], files: &mut Vec<(String, Vec<u8>
     descriptor
 }
 
-/// Puts them into a directory.
+/// Writes the files into a directory.
 pub(super) fn write_layout(dir: &Path, files: &[(String, Vec<u8>)]) {
     for (name, bytes) in files {
         let path = dir.join(name);
@@ -82,7 +82,7 @@ pub(super) fn write_layout(dir: &Path, files: &[(String, Vec<u8>)]) {
     }
 }
 
-/// The same in a tar.
+/// Writes the files into a tar.
 pub(super) fn archive(files: &[(String, Vec<u8>)]) -> Vec<u8> {
     files.iter().fold(Layer::new(), |tar, (name, bytes)| tar.file(name, bytes)).done()
 }

@@ -1,4 +1,4 @@
-//! Registries that want to know who asks.
+//! Tests of registries that require authentication.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -25,7 +25,7 @@ fn header(head: &str, name: &str) -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// Answers only who says `wanted`; others are told `challenge`.
+/// Answers requests with the credentials `wanted`; others get `challenge`.
 fn guarded(
     wanted: &'static str,
     challenge: impl Fn(u16) -> String + Send + Sync + 'static,
@@ -66,7 +66,7 @@ fn a_name_and_a_password() {
     host.image(&reference(&server, "v1"));
 }
 
-/// A service that gives `TOKEN` to whoever says what `wanted` says.
+/// Token service that gives `TOKEN` for the credentials `wanted`.
 fn tokens(wanted: impl Fn(&str, &str) -> bool + Send + Sync + 'static) -> Server {
     Server::start_with_heads(move |mut request, head| {
         let body = if head.starts_with("POST") {
@@ -252,7 +252,7 @@ fn a_service_that_gives_no_token_is_named() {
     assert!(refusal.contains("does not know: \"Negotiate\""), "{refusal}");
 }
 
-/// Lets a helper that waits for this file answer, once whoever watches the pull hears of it.
+/// Creates the file a helper waits for once the pull's progress mentions the helper.
 struct Go(std::path::PathBuf);
 
 impl Progress for Go {

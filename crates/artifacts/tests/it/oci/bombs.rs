@@ -1,4 +1,4 @@
-//! Images that are more than they seem: refused before they are, with the layer named, nothing left.
+//! Tests of decompression bombs: refused before they are unpacked, with the layer named and nothing left.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -60,7 +60,7 @@ fn bombs_are_refused_before_they_go_off() {
     }
 }
 
-/// A frame of zstd with a window of so many bits and one block of bytes as they are, which says that it is the last.
+/// Returns a zstd frame with a window of so many bits and one raw block, marked as the last.
 fn frame(window: u8, content: &[u8]) -> Vec<u8> {
     let block = (u32::try_from(content.len()).unwrap() << 3 | 1).to_le_bytes();
     [&[0x28, 0xb5, 0x2f, 0xfd, 0, (window - 10) << 3][..], &block[..3], content].concat()

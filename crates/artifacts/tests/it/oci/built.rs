@@ -1,4 +1,4 @@
-//! Debians that are built by a bootstrap of the tests' own: what it leaves when it is killed, and that one does for two.
+//! Tests of Debian builds with a fake bootstrap: what it leaves when it is killed, and that one build serves two.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -23,16 +23,16 @@ use std::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// An ordinary user, whom this host need not know.
+/// Ordinary user id, which need not exist on this host.
 const USER: u32 = 61_234;
-/// The first of the user's subordinate ids, of users and of groups.
+/// First of the user's subordinate ids, of users and of groups.
 const SUBORDINATE: u32 = 2_000_000;
-/// Another group the user may be in.
+/// Another group of the user.
 const GROUP: u32 = 61_235;
 
-/// Works as the real one does: gives files to others, mounts something, has a helper, which leaves its process group, and
-/// deletes what it has made at the end, or after a failure of its own. It does not listen when it is to end, and goes no
-/// further than it is told.
+/// Fake bootstrap that works like the real one: gives files to other users, mounts something, has a helper that leaves
+/// its process group, and deletes what it made at the end or after a failure of its own. It ignores termination, and
+/// goes no further than it is told.
 const MESSY: &str = r#"#!/bin/sh
 trap '' TERM
 moment=$(cat "$(dirname "$0")/moment")
@@ -65,15 +65,15 @@ echo "I: removing tempdir $root..." >&2
 stays deleting
 exec rm -r "$root"
 "#;
-/// Where it stays, and what is said of it there.
-const MOMENTS: [(&str, &str); 4] = [
+/// Steps at which it stops, and what is reported of it there.
+const STOPS: [(&str, &str); 4] = [
     ("installing", "installing the base system"),
     ("packing", "reading the new system"),
     ("deleting", "deleting what it was made of"),
     ("failing", "deleting what it was made of"),
 ];
 
-/// Begins, ends when it may, and gives a tree.
+/// Fake bootstrap that ends when it is allowed to, and prints a tree.
 const PATIENT: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 echo begun >>"$here/begun"
@@ -81,7 +81,7 @@ until [ -e "$here/go" ]; do sleep 0.1; done
 exec tar -cf - -C "$here/tree" .
 "#;
 
-/// Fills the directory it works in, and says what mmdebstrap says of that.
+/// Fake bootstrap that fills its working directory, and reports it as mmdebstrap does.
 const FILLING: &str = r#"#!/bin/sh
 root=$(mktemp -d "$TMPDIR/mmdebstrap.XXXXXX") || exit
 said=$(head -c 16M /dev/zero 2>&1 >"$root/packages") && exit 3
@@ -89,13 +89,13 @@ echo "E: $said" >&2
 exit 25
 "#;
 
-/// A place for a store, with this program for bootstraps. Not in /var/tmp, wherever tests keep what is theirs: a bootstrap
-/// has another one.
-fn place(program: &str) -> tempfile::TempDir {
-    place_in(Path::new(env!("CARGO_TARGET_TMPDIR")), program)
+/// Directory for a store, with this program for bootstraps. Not in /var/tmp, wherever tests keep their files: a
+/// bootstrap has another one.
+fn store_dir(program: &str) -> tempfile::TempDir {
+    store_dir_in(Path::new(env!("CARGO_TARGET_TMPDIR")), program)
 }
 
-fn place_in(base: &Path, program: &str) -> tempfile::TempDir {
+fn store_dir_in(base: &Path, program: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir_in(base).unwrap();
     drop(Host::within(dir.path()));
     bootstraps_with(dir.path(), program);
@@ -110,7 +110,7 @@ fn bootstraps_with(dir: &Path, program: &str) {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Not a test by itself: builds where there is no room, with the programs its parent gave it.
+/// Not a test by itself: child process that builds on a full filesystem, with the programs its parent gave it.
 #[test]
 fn crowded_child() {
     let Ok(root) = std::env::var("BANGER_TEST_CROWDED") else { return };
@@ -152,7 +152,7 @@ fn a_build_that_finds_no_room_says_so_and_leaves_nothing() {
     }
 }
 
-/// Who builds in `root`, by which copy of this program.
+/// User who builds in `root`, with a copy of this program.
 struct Builder<'a> {
     root: &'a Path,
     launcher: Launcher,
@@ -160,19 +160,19 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    /// Starts a build of what stays at a moment.
+    /// Starts a build that stops at a given step.
     fn start(&self, moment: &str, stop: &str) -> child::Work {
         fs::write(self.root.join(PROGRAMS).join("moment"), moment).unwrap();
         child::start_by(&self.launcher, &self.program, self.root, "build bookworm", stop)
     }
 
-    /// A build that ends at any moment leaves nothing that the next one does not take away.
+    /// Checks that a build killed at any step leaves nothing that the next one does not remove.
     fn ends_at_any_moment(&self) {
         let images = self.root.join("images");
         let before = names(self.root);
-        for (moment, said) in MOMENTS {
+        for (moment, said) in STOPS {
             let mut killed = self.start(moment, said);
-            assert_eq!(killed.heard().as_deref(), Some("stopped"), "{moment}");
+            assert_eq!(killed.next_line().as_deref(), Some("stopped"), "{moment}");
             assert!(!marked_processes(self.root).is_empty());
             // What it mounts is for itself, and what it makes is where the next one sweeps.
             let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -183,21 +183,21 @@ impl Builder<'_> {
             assert_eq!(stored(&images).len(), 1, "{moment}: {:?}", stored(&images));
 
             let mut cancelled = self.start(moment, &format!("{CANCEL}{said}"));
-            assert_eq!(cancelled.heard().as_deref(), Some("cancelled"), "{moment}");
-            cancelled.ends_well();
+            assert_eq!(cancelled.next_line().as_deref(), Some("cancelled"), "{moment}");
+            cancelled.assert_success();
             self.none_left().unwrap_or_else(|left| panic!("{moment}: {left}"));
             assert_eq!(stored(&images), Vec::<String>::new(), "{moment}");
         }
         // Nor does one that is at something else.
         for step in ["starting mmdebstrap", "writing the image", "saving the image"] {
             let mut killed = self.start("none", step);
-            assert_eq!(killed.heard().as_deref(), Some("stopped"), "{step}");
+            assert_eq!(killed.next_line().as_deref(), Some("stopped"), "{step}");
             drop(killed);
             wait_until(PATIENCE, "the end of all that it started", || self.none_left());
         }
         let mut whole = self.start("none", "");
-        let done = whole.heard().unwrap();
-        whole.ends_well();
+        let done = whole.next_line().unwrap();
+        whole.assert_success();
         assert_eq!(stored(&images), [done.strip_prefix("done ").unwrap()]);
         let image = Image::open(&images.join(&stored(&images)[0]).join("rootfs.ext4"));
         assert!(image.exists("/var/lib/private/deep/file"));
@@ -214,7 +214,7 @@ fn a_bootstrap_that_ends_at_any_moment_leaves_no_mount_no_process_and_no_file() 
     if !require("apt") || !require("mount") {
         return;
     }
-    let dir = place(MESSY);
+    let dir = store_dir(MESSY);
     let builder =
         Builder { root: dir.path(), launcher: Launcher::default(), program: std::env::current_exe().unwrap() };
     builder.ends_at_any_moment();
@@ -226,7 +226,7 @@ fn nor_does_an_ordinary_users() {
         return;
     }
     // Where others get to.
-    let dir = place_in(Path::new("/tmp"), MESSY);
+    let dir = store_dir_in(Path::new("/tmp"), MESSY);
     Builder::of_a_user(dir.path()).ends_at_any_moment();
 }
 
@@ -253,8 +253,8 @@ fn what_an_ordinary_users_left_goes_where_none_but_a_group_of_the_user_gets_to()
     chown(&theirs, Some(SUBORDINATE + 42), Some(SUBORDINATE + 42)).unwrap();
     fs::set_permissions(&theirs, fs::Permissions::from_mode(0o700)).unwrap();
     let mut next = child::start_by(&builder.launcher, &builder.program, &root, "prune", "");
-    assert_eq!(next.heard().as_deref(), Some("pruned 0"));
-    next.ends_well();
+    assert_eq!(next.next_line().as_deref(), Some("pruned 0"));
+    next.assert_success();
     assert_eq!(stored(&images), Vec::<String>::new());
 }
 
@@ -270,7 +270,7 @@ fn nor_does_one_where_nothing_can_be_contained() {
         .replace("setsid sleep", "sleep")
         .replace("trap ''", "echo \"$*\" >\"$(dirname \"$0\")/asked\"\ntrap ''");
     assert!(!bare.contains("mount") && bare.contains("/asked"), "{bare}");
-    let dir = place(&bare);
+    let dir = store_dir(&bare);
     let programs = dir.path().join(PROGRAMS);
     let no_namespaces = programs.join("unshare");
     fs::write(&no_namespaces, "#!/bin/sh\nexit 1\n").unwrap();
@@ -286,7 +286,7 @@ fn nor_does_one_where_nothing_can_be_contained() {
 }
 
 impl<'a> Builder<'a> {
-    /// An ordinary user with subordinate ids, whose store is in `root`.
+    /// Returns an ordinary user with subordinate ids, whose store is in `root`.
     fn of_a_user(root: &'a Path) -> Self {
         let program = root.join(PROGRAMS).join("test");
         fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
@@ -310,7 +310,7 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Lets a bootstrap end once somebody else waits for it.
+/// Lets a bootstrap end once another build waits for it.
 struct Go(PathBuf);
 
 impl Progress for Go {
@@ -328,7 +328,7 @@ fn a_debian_is_built_once_for_two_who_ask() {
     if !require("apt") {
         return;
     }
-    let dir = place(PATIENT);
+    let dir = store_dir(PATIENT);
     let (root, programs) = (dir.path(), dir.path().join(PROGRAMS));
     let tree = programs.join("tree/etc");
     fs::create_dir_all(tree.join("apt/sources.list.d")).unwrap();
@@ -342,8 +342,8 @@ fn a_debian_is_built_once_for_two_who_ask() {
     let cancel = Cancel::default();
     let job = Job { progress: &Go(programs.join("go")), cancel: &cancel };
     let image = host.store.build_debian(&"small".parse().unwrap(), &recipe, None, &job).unwrap();
-    assert_eq!(first.heard(), Some(format!("done {}", image.manifest.id)));
-    first.ends_well();
+    assert_eq!(first.next_line(), Some(format!("done {}", image.manifest.id)));
+    first.assert_success();
     assert_eq!((begun().as_str(), stored(&root.join("images"))), ("begun\n", vec![image.manifest.id.to_string()]));
 
     host.store.verify(&image.manifest.id, Depth::Full, &Job { progress: &Silent, cancel: &cancel }).unwrap();

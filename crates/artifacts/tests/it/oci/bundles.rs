@@ -1,4 +1,4 @@
-//! What a bundle says of the host it was packed on, and what of an image here outlives one.
+//! Tests of bundles: what a bundle tells about the host it was packed on, and what of an image survives packing.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-/// Packs an image, and takes it away; who serves the bundle, and an entry that offers it.
+/// Packs an image and deletes it. Returns the server of the bundle, and a catalog entry that offers it.
 fn published(host: &Host, id: &ImageId) -> (Server, CatalogEntry) {
     let file = host.dir.path().join("app.tar.zst");
     let job = Job { progress: &Silent, cancel: &host.cancel };
@@ -31,7 +31,7 @@ fn published(host: &Host, id: &ImageId) -> (Server, CatalogEntry) {
     (server, entry)
 }
 
-/// An image that is the only thing on a host, from a registry.
+/// Pulls an image, the only one on its host, from a registry.
 fn pulled() -> (Content, Server, Host, Image) {
     let (content, _) = one_image();
     let registry = content.serve();
@@ -77,7 +77,7 @@ fn a_kernel_that_was_chosen_for_a_bundle_stays_when_the_image_turns_out_to_be_an
     }
 }
 
-/// As if the disk had refused the image, once it has it.
+/// Simulates a disk that refuses the image once it was written.
 fn refuse(image: &Image) {
     let mark = image.rootfs.with_file_name(".unsynced");
     let synced = || if mark.exists() { Err("it is marked".to_owned()) } else { Ok(()) };
@@ -121,7 +121,7 @@ fn a_kernel_that_was_chosen_stays_when_the_image_comes_again_for_one_that_the_di
     has(&from_registry(None), Some(&mine), false);
 }
 
-/// Knows nothing until it has asked, and has something done meanwhile.
+/// Reliance whose answer is unknown until it was asked; runs something while it is asked.
 struct Asks<'a> {
     host: &'a Host,
     meanwhile: &'a dyn Fn(),

@@ -1,4 +1,4 @@
-//! A process that works on a store and that a test may kill at any step, told by what its progress says.
+//! Child process that works on a store and that a test may kill at any step, identified by its progress.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -18,15 +18,15 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// The bundle it writes.
+/// Path of the bundle it writes.
 pub(super) const BUNDLE: &str = "out/app.tar.zst";
-/// Where it looks for programs first.
+/// Directory it looks for programs in first.
 pub(super) const PROGRAMS: &str = "programs";
 
-/// What begins the step at which the work is cancelled.
+/// Prefix of the step at which the work is cancelled.
 pub(super) const CANCEL: &str = "cancel ";
 
-/// Says a line when it comes to the step it is told to stop at, and goes no further, or cancels the work.
+/// Progress that prints a line at the step it is told to stop at, and then blocks or cancels the work.
 struct StopAt {
     step: String,
     cancel: Cancel,
@@ -39,7 +39,7 @@ impl Progress for StopAt {
                 self.cancel.cancel();
             }
         } else if !self.step.is_empty() && what.contains(&self.step) {
-            say("stopped");
+            print_line("stopped");
             loop {
                 std::thread::park();
             }
@@ -57,13 +57,13 @@ impl Progress for StopAt {
     }
 }
 
-/// Past the test harness, which keeps what tests print.
-fn say(line: &str) {
+/// Prints past the test harness, which captures the output of tests.
+fn print_line(line: &str) {
     let mut stdout = fs::File::from(io::stdout().as_fd().try_clone_to_owned().unwrap());
     stdout.write_all(format!("\n@{line}\n").as_bytes()).unwrap();
 }
 
-/// Not a test by itself: the others start it as a process that they may kill.
+/// Not a test by itself: other tests start it as a process that they may kill.
 #[test]
 fn child() {
     let Ok(work) = std::env::var("BANGER_TEST_PULL") else { return };
@@ -88,30 +88,30 @@ fn child() {
         }
         None if work == "prune" => {
             let pruned = host.registries.cache.prune(false, &host.cancel).unwrap();
-            say(&format!("pruned {}", pruned.blobs));
+            print_line(&format!("pruned {}", pruned.blobs));
             return;
         }
         _ => host.pull_watched(&work, &progress).map(|pulled| pulled.image),
     };
     match made {
-        Ok(image) => say(&format!("done {}", image.manifest.id)),
-        Err(error) if error.is_cancelled() => say("cancelled"),
+        Ok(image) => print_line(&format!("done {}", image.manifest.id)),
+        Err(error) if error.is_cancelled() => print_line("cancelled"),
         Err(error) => panic!("{}", chain(&error)),
     }
 }
 
-/// A child that goes with the test.
+/// Child process that is killed with the test.
 pub(super) struct Work(Child);
 
 impl Work {
-    /// The next thing it says; `None` when it ends instead.
-    pub(super) fn heard(&mut self) -> Option<String> {
+    /// Returns the next line it prints; `None` if it ends instead.
+    pub(super) fn next_line(&mut self) -> Option<String> {
         let lines = BufReader::new(self.0.stdout.as_mut().unwrap()).lines();
         lines.map_while(Result::ok).find_map(|line| line.strip_prefix('@').map(str::to_owned))
     }
 
-    /// Waits for its end, which has to be that of a process whose work is done.
-    pub(super) fn ends_well(&mut self) {
+    /// Waits for its end, which must be a success.
+    pub(super) fn assert_success(&mut self) {
         assert!(self.0.wait().unwrap().success());
     }
 }
@@ -123,14 +123,14 @@ impl Drop for Work {
     }
 }
 
-/// Starts a process that keeps everything in `root`, does `work` and stops at the step `stop`, if that is not empty. Its
-/// work is a source to pull, `promote ID`, `bundle ID`, `build SUITE`, `prune` of the cache, or `catalog FILE`, to pull the
-/// first entry of.
+/// Starts a process that keeps everything in `root`, does `work` and stops at the step `stop`, if that is not empty.
+/// Its work is a source to pull, `promote ID`, `bundle ID`, `build SUITE`, `prune` of the cache, or `catalog FILE`, to
+/// pull the first entry of.
 pub(super) fn start(root: &Path, work: &str, stop: &str) -> Work {
     start_by(&Launcher::default(), &std::env::current_exe().unwrap(), root, work, stop)
 }
 
-/// The same as another user, or with other files than this host's, by a copy of this program.
+/// Starts it as another user, or with other files than this host's, from a copy of this program.
 pub(super) fn start_by(launcher: &Launcher, program: &Path, root: &Path, work: &str, stop: &str) -> Work {
     let mut words: Vec<OsString> = launcher.prefix();
     words.push(program.into());
@@ -148,7 +148,7 @@ pub(super) fn start_by(launcher: &Launcher, program: &Path, root: &Path, work: &
     Work(child.unwrap())
 }
 
-/// What is in a directory, hidden files too, but for locks: a killed holder's file excludes nobody.
+/// Returns the names in a directory, including hidden ones, without locks: a killed holder's file excludes nobody.
 pub(super) fn stored(dir: &Path) -> Vec<String> {
     names(dir).into_iter().filter(|name| !name.starts_with(".lock-")).collect()
 }

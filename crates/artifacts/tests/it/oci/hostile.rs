@@ -1,4 +1,5 @@
-//! Images that lie, overflow or reach out: each refused with layer and entry named, nothing left.
+//! Tests of images that lie, overflow or reach outside: each is refused with layer and entry named, and nothing is
+//! left.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -165,7 +166,7 @@ fn lies_about_digests_and_sizes() {
         let layers = json!([layer(&plain, plain.len())[0], second[0]]);
         stored(&content, &twice, layers, &plain, &plain);
         let server = content.serve();
-        let refusal = Host::new().story(&reference(&server, "v1"));
+        let refusal = Host::new().failed_pull(&reference(&server, "v1"));
         assert!(refusal.contains("layer 2 of 2 (") && refusal.contains(why), "{why}: {refusal}");
     }
     let garbage = b"\x1f\x8bgarbage".to_vec();

@@ -1,4 +1,4 @@
-//! Networks that break, servers that stall, people who change their mind.
+//! Tests of broken connections, stalled servers and cancelled pulls.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -18,10 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long something may take on a busy machine.
+/// Timeout of a step on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Bytes that do not compress, so that a layer of them is as long packed.
+/// Returns incompressible bytes, so that a layer of them keeps its length.
 pub(super) fn noise(len: usize) -> Vec<u8> {
     let mut state = 1_u64;
     (0..len)
@@ -120,8 +120,8 @@ fn a_registry_that_says_when_to_come_again_is_asked_no_sooner() {
     // Without being told it would be a millisecond and a fifth of a second.
     let waited = began.elapsed();
     assert!(waited >= Duration::from_secs(2), "{waited:?}");
-    let heard = host.heard.0.lock().unwrap();
-    let notices: Vec<&String> = heard.iter().filter(|line| line.starts_with("notice: ")).collect();
+    let lines = host.recorder.0.lock().unwrap();
+    let notices: Vec<&String> = lines.iter().filter(|line| line.starts_with("notice: ")).collect();
     let again = format!("notice: 127.0.0.1:{} is asked again in 1 s: ", server.port());
     assert!(notices.iter().all(|line| line.starts_with(&again)), "{notices:?}");
     let [manifest, layer] = notices[..] else { panic!("{notices:?}") };
@@ -203,7 +203,7 @@ fn a_damaged_cache_costs_a_download() {
     assert!(layers.iter().all(|layer| is(layer) == format!("sha256:{layer}")));
 }
 
-/// Lets through when a pull has said that it waits for another.
+/// Opens when a pull has reported that it waits for another.
 #[derive(Default)]
 struct Gate(Mutex<bool>, Condvar);
 

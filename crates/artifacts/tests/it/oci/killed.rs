@@ -1,4 +1,4 @@
-//! Pulls that are killed at every step, that find the disk full in the middle, and what they leave.
+//! Tests of pulls that are killed at every step or run out of space, and what they leave.
 
 use super::{
     child::{self, stored},
@@ -13,12 +13,12 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use serde_json::Value;
 use std::{fs, time::Duration};
 
-/// The steps of a pull, by what its progress says; `halfway` is in the middle of a layer, `written` when all of the image
-/// is there but for its digest.
+/// Steps of a pull, by its progress; `halfway` is in the middle of a layer, `written` when the whole image but its
+/// digest is there.
 const STEPS: [&str; 6] =
     ["asking for", "getting 2 layers", "halfway", "writing the image", "written", "saving the image"];
 
-/// Two layers, one of them longer than progress is told in one piece.
+/// Two layers, one of them longer than the interval of progress reports.
 fn served() -> (Server, Content) {
     let content = Content::default();
     let large = Layer::new().file("noise", noise(12 << 20)).done();
@@ -39,7 +39,7 @@ fn a_pull_killed_at_any_step_leaves_a_store_that_is_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let (images, blobs) = (dir.path().join("images"), dir.path().join("blobs"));
         let mut killed = child::start(dir.path(), &source, step);
-        assert_eq!(killed.heard().as_deref(), Some("stopped"), "{step}");
+        assert_eq!(killed.next_line().as_deref(), Some("stopped"), "{step}");
         // Others go on with the store while it is there, and do not take its work for refuse.
         let others = ImageStore::open(&images).unwrap();
         assert!(others.list().unwrap().is_empty(), "{step}");
@@ -53,8 +53,8 @@ fn a_pull_killed_at_any_step_leaves_a_store_that_is_in_order() {
         assert!(others.list().unwrap().is_empty(), "{step}");
         let mut again = child::start(dir.path(), &source, "");
         let done = format!("done {}", undisturbed.manifest.id);
-        assert_eq!(again.heard(), Some(done), "{step}");
-        again.ends_well();
+        assert_eq!(again.next_line(), Some(done), "{step}");
+        again.assert_success();
         assert_eq!(stored(&images), [undisturbed.manifest.id.to_string()], "{step}: the next one swept");
         assert!(stored(&blobs).iter().all(|name| !name.starts_with('.')), "{step}: {:?}", stored(&blobs));
         let image = others.get(&undisturbed.manifest.id).unwrap();
@@ -84,8 +84,8 @@ fn a_prune_that_is_killed_leaves_a_cache_that_is_in_order() {
     assert_eq!(host.image(&source).manifest.id, image.manifest.id);
     assert_eq!(stored(&blobs), before, "what was gone came again");
     let mut whole = child::start(dir.path(), "prune", "");
-    assert_eq!(whole.heard(), Some(format!("pruned {}", before.len())));
-    whole.ends_well();
+    assert_eq!(whole.next_line(), Some(format!("pruned {}", before.len())));
+    whole.assert_success();
     assert_eq!(stored(&blobs), Vec::<String>::new());
 }
 

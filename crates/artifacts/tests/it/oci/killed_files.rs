@@ -1,5 +1,5 @@
-//! What is made of files, killed at every step, or without room: archives, catalogs' bundles, promoted images, bundles that
-//! are written.
+//! Tests of work on files, killed at every step or without space: archives, catalogs' bundles, promoted images, written
+//! bundles.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -19,19 +19,18 @@ use banger_testkit::require;
 use serde_json::json;
 use std::{fs, path::Path};
 
-/// Kills `work` at each of its steps, and lets it be done by another afterwards: then there is what should be, and nothing
-/// of the killed one.
+/// Kills `work` at each of its steps and repeats it: afterwards the result exists, and nothing of the killed run.
 fn killed_at(steps: &[&str], root: &Path, work: &str, expected: &[String]) {
     let images = root.join("images");
     drop(Host::within(root));
     for step in steps {
         let before = stored(&images);
         let mut killed = child::start(root, work, step);
-        assert_eq!(killed.heard().as_deref(), Some("stopped"), "{work}: {step}");
+        assert_eq!(killed.next_line().as_deref(), Some("stopped"), "{work}: {step}");
         drop(killed);
         let mut again = child::start(root, work, "");
-        let made = again.heard().unwrap_or_else(|| panic!("{work} after {step}"));
-        again.ends_well();
+        let made = again.next_line().unwrap_or_else(|| panic!("{work} after {step}"));
+        again.assert_success();
         assert_eq!(stored(&images), expected, "{work}: {step}");
         // From the beginning for the next step.
         let made = made.strip_prefix("done ").unwrap().parse().unwrap();
@@ -43,7 +42,7 @@ fn killed_at(steps: &[&str], root: &Path, work: &str, expected: &[String]) {
     }
 }
 
-/// An image in a store of its own.
+/// Creates an image in a store of its own.
 fn pulled() -> (Host, banger_artifacts::image::Image) {
     let content = Content::default();
     content.plain("v1", &[Layer::new().file("a", "a").done()]);
@@ -147,7 +146,7 @@ fn what_finds_no_room_says_so_and_leaves_nothing() {
     assert_eq!((names(place.path()), fs::read(&out).unwrap()), (vec!["app.tar.zst".to_owned()], b"before".to_vec()));
 }
 
-/// Whether the file system of `directory` knows files without a name.
+/// Whether the file system of `directory` supports `O_TMPFILE`.
 fn knows_unnamed(directory: &Path) -> bool {
     let flags = rustix::fs::OFlags::TMPFILE | rustix::fs::OFlags::RDWR;
     rustix::fs::open(directory, flags, rustix::fs::Mode::RUSR).is_ok()
@@ -161,14 +160,14 @@ fn a_bundle_that_is_written() {
     fs::create_dir(out.parent().unwrap()).unwrap();
     let (id, work) = (image.manifest.id.to_string(), format!("bundle {}", image.manifest.id));
     let mut killed = child::start(root, &work, "packing the image");
-    assert_eq!(killed.heard().as_deref(), Some("stopped"));
+    assert_eq!(killed.next_line().as_deref(), Some("stopped"));
     drop(killed);
     if knows_unnamed(out.parent().unwrap()) {
         assert_eq!(names(out.parent().unwrap()), Vec::<String>::new());
     }
     let mut again = child::start(root, &work, "");
-    assert_eq!(again.heard(), Some(format!("done {id}")));
-    again.ends_well();
+    assert_eq!(again.next_line(), Some(format!("done {id}")));
+    again.assert_success();
     let left = names(out.parent().unwrap());
     assert_eq!(left.iter().filter(|name| !name.starts_with('.')).collect::<Vec<_>>(), ["app.tar.zst"]);
     assert_eq!(Image::open(&image.rootfs).read("/a"), b"a");

@@ -1,5 +1,4 @@
-//! What was in a stack that both sides took: chance makes the stacks, and one that never makes a whiteout shows nothing about
-//! whiteouts.
+//! Coverage of random stacks: a run in which no stack has a whiteout proves nothing about whiteouts.
 
 use super::{
     stacks::{CAPABILITY, Step, Style, What},
@@ -10,7 +9,7 @@ use std::{
     mem::{Discriminant, discriminant},
 };
 
-/// All that has to have been in one.
+/// Everything that at least one stack must contain.
 pub(super) const ALL: [&str; 21] = [
     "ustar",
     "GNU",
@@ -35,10 +34,10 @@ pub(super) const ALL: [&str; 21] = [
     "attributes beside an owner of 32 bits",
 ];
 
-/// Longest attribute an inode may have room for.
+/// Longest attribute that may fit an inode.
 const INODE: usize = 92;
 
-/// What the layers say, and what umoci made of them.
+/// Contents of the layers, and what umoci made of them.
 pub(super) fn of(layers: &[Vec<Step>], made: &BTreeMap<String, Seen>) -> BTreeSet<&'static str> {
     let mut kinds = BTreeSet::new();
     let mut below: BTreeMap<&str, Discriminant<What>> = BTreeMap::new();

@@ -1,11 +1,11 @@
-//! Layers as tests write them.
+//! Layers written by tests.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
 use std::io::Write as _;
 use tar::{Builder, EntryType, Header};
 
-/// A layer being written.
+/// Writer of a layer.
 pub(super) struct Layer(Builder<Vec<u8>>);
 
 impl Layer {
@@ -41,7 +41,7 @@ impl Layer {
         self
     }
 
-    /// A file whose path is in two parts, as ustar has it.
+    /// Adds a file whose path is split into two fields, as in ustar.
     pub(super) fn ustar(mut self, prefix: &str, name: &str) -> Self {
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::Regular);
@@ -55,7 +55,7 @@ impl Layer {
         self
     }
 
-    /// A file, as archives before POSIX have it.
+    /// Adds a file, as in archives before POSIX.
     pub(super) fn old(mut self, path: &str) -> Self {
         let mut header = Header::new_old();
         header.set_mode(0o644);

@@ -1,22 +1,22 @@
-//! Stacks of chance as images could be them: else few would be any, and few of their layers would be about each other.
+//! Repair of random stacks, so that most are valid images and their layers refer to each other.
 
 use super::stacks::{ROOT, Step, What};
 use std::collections::BTreeSet;
 
-/// What the layers so far came to, as far as what follows has to know.
+/// State of the layers so far, as far as later steps need it.
 #[derive(Default)]
 struct Mender {
-    /// What is no directory and leads to none, and what a hard link may lead to.
+    /// Paths that neither are nor lead to a directory, which a hard link may refer to.
     leaves: BTreeSet<String>,
     linkable: BTreeSet<String>,
-    /// What a hard link leads to.
+    /// Targets of hard links.
     linked: BTreeSet<String>,
     /// Paths of lower layers.
     lower: BTreeSet<String>,
 }
 
-/// Most steps that no image could take are taken out or given something that is there. Most whiteouts are of something, and
-/// much that an upper layer has takes the place of what a lower one had.
+/// Removes most invalid steps or gives them an existing target. Most whiteouts name something, and many entries of an
+/// upper layer replace one of a lower layer.
 pub(super) fn mended(layers: Vec<Vec<Step>>) -> Vec<Vec<Step>> {
     let mut mender = Mender::default();
     layers
@@ -62,7 +62,7 @@ impl Mender {
         Some(step)
     }
 
-    /// Leads a step to what is there: hidden, emptied or replaced.
+    /// Points a step at an existing path: hidden, emptied or replaced.
     fn lead(&self, step: &mut Step, place: usize) {
         // Another part of the number than what decides the rest.
         let turn = place / 16 % 3;
@@ -79,7 +79,7 @@ impl Mender {
     }
 }
 
-/// One of several.
+/// Chooses one of several.
 fn chosen(of: &BTreeSet<String>, place: usize) -> Option<&String> {
     of.iter().nth(place % of.len().max(1))
 }

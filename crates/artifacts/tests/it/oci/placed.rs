@@ -1,4 +1,4 @@
-//! Where the contents of layers lie in the image.
+//! Tests of where the contents of layers are in the image.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -24,12 +24,12 @@ use std::{
 
 const BLOCK: usize = 4096;
 
-/// Bytes in which no block is that of another file, nor all zeros.
+/// Returns bytes of which no block equals that of another file or is all zeros.
 fn content(file: u8, len: usize) -> Vec<u8> {
     (0..len).map(|at| if at % BLOCK == 0 { file } else { u8::try_from(at / BLOCK % 250 + 1).unwrap() }).collect()
 }
 
-/// How many blocks of the image are those of such a file.
+/// Returns how many blocks of the image are those of such a file.
 fn found(path: &Path, file: u8) -> usize {
     let whole = content(file, 250 * BLOCK);
     let image = fs::read(path).unwrap();

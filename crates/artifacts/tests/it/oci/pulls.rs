@@ -1,4 +1,4 @@
-//! Pulls that work.
+//! Tests of successful pulls.
 
 use super::{
     archives::{layout_of, write_layout},
@@ -132,7 +132,7 @@ fn what_the_disk_may_not_have_is_read_before_a_pull_relies_on_it() {
     doubt();
     let again = host.pull(&reference(&server, "v1")).unwrap();
     assert!(again.known && again.image == first && !mark.exists());
-    assert!(host.heard.0.lock().unwrap().iter().any(|it| it.contains("shortly before this host went down")));
+    assert!(host.recorder.0.lock().unwrap().iter().any(|it| it.contains("shortly before this host went down")));
 
     doubt();
     fs::set_permissions(&first.rootfs, fs::Permissions::from_mode(0o644)).unwrap();
@@ -253,8 +253,8 @@ fn layers_that_are_shared_are_downloaded_once() {
     let path = format!("/v2/app/blobs/{}", super::registry::digest(&base));
     let asked = server.heads().iter().filter(|head| head.contains(&path)).count();
     assert_eq!(asked, 1);
-    let heard = host.heard.0.lock().unwrap().clone();
-    assert!(heard.iter().any(|line| line.ends_with("Cached")) && heard.iter().any(|line| line.ends_with("Coming")));
+    let lines = host.recorder.0.lock().unwrap().clone();
+    assert!(lines.iter().any(|line| line.ends_with("Cached")) && lines.iter().any(|line| line.ends_with("Coming")));
 }
 
 #[test]

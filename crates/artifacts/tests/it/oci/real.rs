@@ -1,4 +1,4 @@
-//! A real registry (Debian's `docker-registry`), filled by `skopeo`: what others write is what we read.
+//! Tests with a real registry (Debian's `docker-registry`), filled by `skopeo`.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -18,14 +18,14 @@ use std::{
     process::Command,
 };
 
-/// Everything in the registry is a tag of this.
+/// Repository that all tests push their tags to.
 const APP: &str = "team/app";
 
 fn tagged(registry: &Registry, tag: &str) -> String {
     registry.reference(&format!("{APP}:{tag}"))
 }
 
-/// An image of two layers, as `pack` compresses them.
+/// Creates an OCI layout with an image of two layers, compressed by `pack`.
 fn source(dir: &Path, pack: &[&str]) -> String {
     let mut image = ImageLayout::new(&dir.join("layout"));
     image.layer(pack, |layer| {
@@ -138,7 +138,7 @@ fn lists_with_several_platforms() {
     }
 }
 
-/// An image of one layer that does not compress.
+/// Pushes an image of one incompressible layer.
 fn large(dir: &Path, registry: &Registry, tag: &str) -> usize {
     const SIZE: usize = 6 << 20;
     let layer = Layer::new().file("noise", noise(SIZE)).done();
@@ -224,7 +224,7 @@ fn a_registry_and_its_token_service_with_an_authority_of_their_own() {
     }
 }
 
-/// Whom a host says it is, and the directory for the authorities it trusts.
+/// Writes the login of a host to the registry. Returns the directory for the authorities it trusts there.
 fn login(host: &Host, registry: &Registry) -> PathBuf {
     let login = json!({"auths": {format!("https://127.0.0.1:{}", registry.port()): {"auth": Private::AUTH}}});
     fs::write(host.dir.path().join("auth.json"), login.to_string()).unwrap();

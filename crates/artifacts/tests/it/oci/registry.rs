@@ -1,4 +1,4 @@
-//! A registry in memory, and images in it.
+//! Registry in memory, and images in it.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -23,7 +23,7 @@ use std::{
 
 pub(super) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// What a registry has, by path below `/v2/app/`.
+/// Contents of a registry, by path below `/v2/app/`.
 #[derive(Clone, Default)]
 pub(super) struct Content(Arc<Mutex<HashMap<String, Stored>>>);
 
@@ -49,7 +49,7 @@ impl Content {
         digest
     }
 
-    /// An image of these layers: (unpacked, as they are stored, media type). Returns the manifest's digest.
+    /// Adds an image of these layers: (decompressed, as stored, media type). Returns the manifest's digest.
     pub(super) fn image(&self, tag: &str, layers: &[(Vec<u8>, Vec<u8>, &str)], run: &Value) -> String {
         let diff_ids: Vec<String> = layers.iter().map(|(plain, ..)| digest(plain)).collect();
         let config = json!({"os": "linux", "architecture": "amd64", "config": run,
@@ -77,13 +77,13 @@ impl Content {
         digest
     }
 
-    /// Whether a request is for a layer's bytes, and not for a configuration's.
+    /// Whether a request is for a layer, and not for a configuration.
     pub(super) fn is_layer(&self, path: &str) -> bool {
         let stored = path.strip_prefix("/v2/app/").and_then(|path| self.get(path));
         path.contains("/blobs/") && stored.is_some_and(|(_, bytes)| !bytes.starts_with(b"{"))
     }
 
-    /// Uncompressed layers, nothing else.
+    /// Adds an image of uncompressed layers.
     pub(super) fn plain(&self, tag: &str, layers: &[Vec<u8>]) -> String {
         let layers: Vec<_> = layers.iter().map(|layer| (layer.clone(), layer.clone(), OCI_LAYER)).collect();
         self.image(tag, &layers, &Value::Null)
@@ -106,9 +106,9 @@ impl Content {
 
 /// Progress as a list of lines.
 #[derive(Default)]
-pub(super) struct Heard(pub(super) Mutex<Vec<String>>);
+pub(super) struct Recorder(pub(super) Mutex<Vec<String>>);
 
-impl Progress for Heard {
+impl Progress for Recorder {
     fn phase(&self, what: &str) {
         self.0.lock().unwrap().push(what.to_owned());
     }
@@ -124,20 +124,20 @@ impl Progress for Heard {
     }
 }
 
-/// A store with a cache.
+/// Host with a store and a cache.
 pub(super) struct Host {
     pub(super) dir: Home,
     pub(super) store: ImageStore,
     pub(super) registries: Registries,
-    pub(super) heard: Heard,
+    pub(super) recorder: Recorder,
     pub(super) cancel: Cancel,
 }
 
-/// Where a host keeps things.
+/// Directory of a host.
 pub(super) enum Home {
-    /// It goes with the host.
+    /// Removed with the host.
     Own(tempfile::TempDir),
-    /// It stays.
+    /// Kept.
     Given(PathBuf),
 }
 
@@ -155,7 +155,7 @@ impl Host {
         Self::at(Home::Own(tempfile::tempdir().unwrap()))
     }
 
-    /// One that keeps everything in a directory of somebody else's.
+    /// Creates a host in an existing directory.
     pub(super) fn within(dir: &Path) -> Self {
         Self::at(Home::Given(dir.to_owned()))
     }
@@ -174,7 +174,7 @@ impl Host {
             limits: Limits::default(),
         };
         let store = ImageStore::open(dir.path().join("images")).unwrap();
-        Self { dir, store, registries, heard: Heard::default(), cancel: Cancel::default() }
+        Self { dir, store, registries, recorder: Recorder::default(), cancel: Cancel::default() }
     }
 
     pub(super) fn pull(&self, source: &str) -> Result<Pulled, ImageError> {
@@ -182,10 +182,10 @@ impl Host {
     }
 
     pub(super) fn pull_for(&self, source: &str, platform: Platform) -> Result<Pulled, ImageError> {
-        self.pull_as(source, platform, &self.heard)
+        self.pull_as(source, platform, &self.recorder)
     }
 
-    /// A pull that is watched by somebody else.
+    /// Pulls with the caller's progress.
     pub(super) fn pull_watched(&self, source: &str, progress: &dyn Progress) -> Result<Pulled, ImageError> {
         self.pull_as(source, "linux/amd64".parse().unwrap(), progress)
     }
@@ -200,9 +200,10 @@ impl Host {
         self.pull(source).unwrap_or_else(|error| panic!("{}", chain(&error))).image
     }
 
-    /// The whole story of a pull that must fail, and that nothing of it is left: not in the cache either, if it names a layer.
+    /// Runs a pull that must fail and returns the error with its causes. Checks that nothing is left of it: not in the
+    /// cache either, if it names a layer.
     pub(super) fn refusal(&self, source: &str) -> String {
-        let said = self.story(source);
+        let said = self.failed_pull(source);
         if let Some((_, named)) = said.split_once("layer ").filter(|(_, rest)| rest.contains(") is refused")) {
             let digest = named.split_once('(').unwrap().1.split_once(')').unwrap().0;
             let cached = names(&self.dir.path().join("blobs"));
@@ -211,8 +212,8 @@ impl Host {
         said
     }
 
-    /// The same, where the layer that is named has bytes that are good where another has them.
-    pub(super) fn story(&self, source: &str) -> String {
+    /// Does the same for a layer whose bytes are valid in another image.
+    pub(super) fn failed_pull(&self, source: &str) -> String {
         let error = self.pull(source).unwrap_err();
         self.nothing_left();
         chain(&error)
@@ -242,7 +243,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// `127.0.0.1:PORT/app:TAG`.
+/// Returns `127.0.0.1:PORT/app:TAG`.
 pub(super) fn reference(server: &Server, tag: &str) -> String {
     format!("127.0.0.1:{}/app:{tag}", server.port())
 }

@@ -1,4 +1,4 @@
-//! The sources of a catalog's entry: in their order, until one works.
+//! Tests of a catalog entry's sources: tried in their order, until one works.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -33,7 +33,7 @@ pub(super) fn bundle(server: &Server, sha256: &str, size: usize) -> Value {
     json!({"type": "bundle", "url": server.url("/app.tar.zst"), "sha256": sha256, "size": size})
 }
 
-/// One that is nowhere.
+/// Source that does not exist.
 fn none(server: &Server) -> Value {
     bundle(server, &"0".repeat(64), 7)
 }
@@ -47,12 +47,12 @@ pub(super) fn pull(host: &Host, entry: &CatalogEntry) -> Result<Kept, ImageError
 }
 
 pub(super) fn pull_unless(host: &Host, entry: &CatalogEntry, relied_on: &dyn Reliance) -> Result<Kept, ImageError> {
-    host.store.pull(entry, &host.registries, relied_on, &Job { progress: &host.heard, cancel: &host.cancel })
+    host.store.pull(entry, &host.registries, relied_on, &Job { progress: &host.recorder, cancel: &host.cancel })
 }
 
-/// What whoever watched the pulls of a host so far was told beside their phases.
+/// Returns the notices of the host's pulls so far.
 fn notices(host: &Host) -> Vec<String> {
-    host.heard.0.lock().unwrap().iter().filter_map(|line| Some(line.strip_prefix("notice: ")?.to_owned())).collect()
+    host.recorder.0.lock().unwrap().iter().filter_map(|line| Some(line.strip_prefix("notice: ")?.to_owned())).collect()
 }
 
 pub(super) fn one_image() -> (Content, String) {
@@ -103,7 +103,7 @@ fn a_bundle_that_is_not_what_the_catalog_says_is_told_whatever_comes_in_its_plac
     let failed = pull(&host, &entry(&[first.clone(), oci(&reference(&absent, "v1"))])).unwrap_err();
     assert!(chain(&failed).contains("has no app:v1"), "{}", chain(&failed));
     assert!(notices(&host).iter().any(|told| told.contains(&refused)), "{:?}", notices(&host));
-    host.heard.0.lock().unwrap().clear();
+    host.recorder.0.lock().unwrap().clear();
     pull(&host, &entry(&[first, oci(&reference(&registry, "v1"))])).unwrap();
     assert!(notices(&host).iter().any(|told| told.contains(&refused)), "{:?}", notices(&host));
 }
@@ -221,7 +221,7 @@ fn what_is_here_is_an_entrys_only_where_its_content_is() {
     assert_eq!((published.hits(), moved.hits()), (1, 0));
 }
 
-/// The same bundle with another manifest.
+/// Returns the same bundle with another manifest.
 pub(super) fn with_manifest(bundle: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
     let mut change = Some(change);
     let mut archive = tar::Archive::new(zstd::Decoder::new(bundle).unwrap());
@@ -360,8 +360,8 @@ fn a_bundle_has_no_say_in_how_anybody_elses_image_is_run() {
 #[test]
 fn a_bundle_whose_word_does_not_count_is_told_so() {
     #[derive(Default)]
-    struct Heard(Mutex<Vec<String>>);
-    impl Progress for Heard {
+    struct Recorder(Mutex<Vec<String>>);
+    impl Progress for Recorder {
         fn phase(&self, _what: &str) {}
         fn advance(&self, _done: u64, _total: Option<u64>) {}
         fn notice(&self, text: &str) {
@@ -378,11 +378,11 @@ fn a_bundle_whose_word_does_not_count_is_told_so() {
     let server = Server::serving(other.clone());
     let entry = entry(&[bundle(&server, &sha256(&other), other.len())]);
     let told = |expected: &[&str], work: &dyn Fn(&Job<'_>)| {
-        let heard = Heard::default();
-        work(&Job { progress: &heard, cancel: &host.cancel });
-        let heard = heard.0.into_inner().unwrap();
-        let all = heard.len() == expected.len() && heard.iter().zip(expected).all(|(said, part)| said.contains(part));
-        assert!(all, "{heard:#?}, not {expected:#?}");
+        let recorder = Recorder::default();
+        work(&Job { progress: &recorder, cancel: &host.cancel });
+        let lines = recorder.0.into_inner().unwrap();
+        let all = lines.len() == expected.len() && lines.iter().zip(expected).all(|(said, part)| said.contains(part));
+        assert!(all, "{lines:#?}, not {expected:#?}");
     };
     let from_bundle =
         |job: &Job<'_>| drop(host.store.pull(&entry, &host.registries, &|_: &ImageId| Ok(false), job).unwrap());
@@ -418,7 +418,7 @@ fn what_a_file_of_ones_own_says_of_its_commands_is_nothing_until_its_image_comes
     assert_eq!(host.store.promote(&more.manifest.id, &job).unwrap().manifest.config, image.manifest.config);
 }
 
-/// One layer, as [`Content::image`] takes it.
+/// Returns one layer, as [`Content::image`] takes it.
 fn served() -> [(Vec<u8>, Vec<u8>, &'static str); 1] {
     let layer = Layer::new().file("a", "served").done();
     [(layer.clone(), layer, OCI_LAYER)]

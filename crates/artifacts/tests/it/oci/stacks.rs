@@ -1,4 +1,4 @@
-//! Stacks of layers as chance makes them: of every kind of entry, said in every way a header can say it.
+//! Random stacks of layers: every kind of entry, in every form of header.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -6,7 +6,7 @@ use super::xattrs::Xattr;
 use proptest::prelude::*;
 use tar::{EntryType, Header};
 
-/// Times in layers are not between these, those of the machine are.
+/// Bounds of the machine's own times; times in layers are never between them.
 pub(super) const PRESENT: i64 = 1_700_000_000;
 pub(super) const FUTURE: i64 = 1 << 32;
 
@@ -17,7 +17,7 @@ pub(super) struct Step {
     pub(super) mode: u32,
     pub(super) owner: (u64, u64),
     pub(super) mtime: i64,
-    /// Said where the header can say them, and of what can have them.
+    /// Attributes, if the header form and the kind of entry can have them.
     pub(super) xattrs: Vec<Xattr>,
     pub(super) style: Style,
 }
@@ -35,12 +35,12 @@ pub(super) enum What {
     Opaque,
 }
 
-/// How the header says it.
+/// Form of the header.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Style {
     Ustar,
     Gnu,
-    /// With the path, a link's target, a time with a fraction and attributes in PAX records.
+    /// PAX records for the path, a link's target, a time with a fraction and attributes.
     Pax,
 }
 
@@ -52,7 +52,7 @@ fn path() -> impl Strategy<Value = String> {
     prop::collection::vec(part, 1..5).prop_map(|parts| parts.join("/"))
 }
 
-/// Little, mostly; or several blocks, with a hole.
+/// Content: mostly small, or several blocks with a hole.
 fn content() -> impl Strategy<Value = Vec<u8>> {
     let blocks = (1..40_usize, any::<u8>()).prop_map(|(kilobytes, byte)| {
         let mut content = vec![byte; kilobytes * 1000];
@@ -87,7 +87,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     )
 }
 
-/// Of bytes of any kind, as capabilities are; little that fits in an inode, and what takes a block.
+/// Attribute values of any bytes, like capabilities: small ones that fit an inode, and ones that need a block.
 fn xattrs() -> impl Strategy<Value = Vec<Xattr>> {
     let named = |name: &'static str, len| {
         prop::collection::vec(any::<u8>(), len).prop_map(move |value| (name.to_owned(), value)).boxed()
@@ -109,10 +109,10 @@ fn xattrs() -> impl Strategy<Value = Vec<Xattr>> {
     })
 }
 
-/// What a program in a file may do.
+/// File capabilities of a program.
 pub(super) const CAPABILITY: &str = "security.capability";
 
-/// Whether Linux keeps an attribute of that name on what an entry of that kind is.
+/// Whether Linux stores an attribute of that name on that kind of entry.
 fn is_kept(name: &str, kind: EntryType) -> bool {
     match kind {
         EntryType::Regular => true,
@@ -122,18 +122,18 @@ fn is_kept(name: &str, kind: EntryType) -> bool {
     }
 }
 
-/// The root as a layer calls it.
+/// Name of the root in a layer.
 pub(super) const ROOT: &str = ".";
-/// Longest path, and longest end of one beside its beginning, in a header.
+/// Longest path in a header, and longest end of one beside its prefix.
 const NAME: usize = 100;
 const PREFIX: usize = 155;
 
-/// The bytes of a name: each character is one.
+/// Returns the bytes of a name: each character is one.
 pub(super) fn raw(name: &str) -> Vec<u8> {
     name.chars().map(|character| u8::try_from(u32::from(character)).unwrap()).collect()
 }
 
-/// A name of these bytes.
+/// Returns a name of these bytes.
 pub(super) fn word(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
@@ -145,7 +145,7 @@ fn record(key: &str, value: impl AsRef<[u8]>) -> Vec<u8> {
     [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
 }
 
-/// One layer; entries that would make the layer itself invalid are left to the caller.
+/// Builds a layer; the caller has to avoid entries that would make the layer itself invalid.
 pub(super) fn layer(steps: &[Step]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for step in steps {
@@ -232,13 +232,13 @@ pub(super) fn layer(steps: &[Step]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-/// Where a path that is too long for one field is divided between two, if it can be.
+/// Returns where a path that is too long for one field is split into two, if it can be.
 fn beginning(path: &[u8]) -> Option<usize> {
     let at = |at: &usize| path[*at] == b'/' && path.len() - at - 1 <= NAME && *at + 1 < path.len();
     (path.len() > NAME).then(|| (1..path.len().min(PREFIX + 1)).find(at)).flatten()
 }
 
-/// What GNU's tar writes before an entry whose path or target is too long for a header.
+/// Writes the header that GNU tar puts before an entry whose path or target is too long.
 fn long(tar: &mut tar::Builder<Vec<u8>>, kind: EntryType, text: &[u8]) {
     let mut header = Header::new_gnu();
     header.set_path("././@LongLink").unwrap();
@@ -257,7 +257,7 @@ fn extension(tar: &mut tar::Builder<Vec<u8>>, records: &[u8]) {
     tar.append(&header, records).unwrap();
 }
 
-/// Directories that no entry describes: their times are anybody's.
+/// Returns the directories that an entry describes: the times of all others are unspecified.
 pub(super) fn described(layers: &[Vec<Step>]) -> Vec<String> {
     let dirs = layers.iter().flatten().filter(|step| matches!(step.what, What::Dir));
     dirs.map(|step| step.path.clone()).collect()

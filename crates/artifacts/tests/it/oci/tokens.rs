@@ -1,4 +1,4 @@
-//! A service that gives tokens as `docker-registry` wants them: signed, for one repository and what may be done with it.
+//! Token service for `docker-registry`: its tokens are signed, and valid for one repository and its actions.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -30,7 +30,7 @@ const SERVICE: &str = "registry";
 
 pub(super) struct Service {
     server: Server,
-    /// How it is asked.
+    /// Address it is reached at.
     realm: String,
     given: Arc<AtomicUsize>,
     certificate: PathBuf,
@@ -56,17 +56,17 @@ impl Service {
         Self { server, realm, given, certificate }
     }
 
-    /// Lets it be asked through `tls`, as `name`.
+    /// Makes it reachable through `tls`, as `name`.
     pub(super) fn behind(self, tls: &Tls, name: &str) -> Self {
         Self { realm: format!("https://{name}:{}/token", tls.port()), ..self }
     }
 
-    /// Where it listens without TLS.
+    /// Returns its address without TLS.
     pub(super) fn port(&self) -> u16 {
         self.server.port()
     }
 
-    /// What a registry that believes it has in its configuration.
+    /// Returns the configuration of a registry that trusts it.
     pub(super) fn configuration(&self) -> String {
         let (realm, bundle) = (&self.realm, self.certificate.display());
         format!(
@@ -74,13 +74,13 @@ impl Service {
         )
     }
 
-    /// How many tokens it gave.
+    /// Returns how many tokens it gave.
     pub(super) fn given(&self) -> usize {
         self.given.load(Ordering::SeqCst)
     }
 }
 
-/// What `?scope=repository:NAME:ACTIONS` asks for.
+/// Parses `?scope=repository:NAME:ACTIONS`.
 fn access(path: &str) -> Option<Value> {
     let query = path.split_once('?')?.1;
     let scope = query.split('&').find_map(|pair| pair.strip_prefix("scope="))?;
@@ -90,7 +90,7 @@ fn access(path: &str) -> Option<Value> {
     Some(json!([{"type": kind, "name": name, "actions": actions.split(',').collect::<Vec<_>>()}]))
 }
 
-/// The certificate as a token carries it.
+/// Returns the certificate in the form of a token.
 fn x5c(certificate: &Path) -> String {
     let text = fs::read_to_string(certificate).unwrap();
     text.lines().filter(|line| !line.starts_with("-----")).collect()

@@ -1,4 +1,4 @@
-//! The tree inside our ext4 is the tree `umoci unpack` makes, file by file, for any stack of layers.
+//! Property test: the tree in our ext4 equals the tree `umoci unpack` makes, file by file, for any stack of layers.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -27,10 +27,10 @@ use std::{
     process::Command,
 };
 
-/// Stacks that are tried.
+/// Number of stacks that are tried.
 const CASES: u32 = 128;
 
-/// What a path is, in words both sides can say.
+/// State of a path, as both sides can describe it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
     pub(super) kind: &'static str,
@@ -42,7 +42,7 @@ pub(super) struct Seen {
     pub(super) xattrs: Vec<Xattr>,
 }
 
-/// What umoci makes of it; `None` when it refuses.
+/// Returns what umoci makes of it; `None` if it refuses.
 fn unpacked(dir: &Path) -> Option<BTreeMap<String, Seen>> {
     let bundle = dir.join("bundle");
     let output = Command::new(Program::find("umoci").unwrap())
@@ -113,7 +113,7 @@ fn walk(root: &Path, mut paths: Vec<String>, seen: &mut BTreeMap<String, Seen>) 
     }
 }
 
-/// The same of our image, as `debugfs` tells it.
+/// Returns the same for our image, according to `debugfs`.
 fn ours(path: &Path, names: &[String]) -> BTreeMap<String, Seen> {
     let image = Image::open(path);
     let requests = names.iter().flat_map(|name| raw(&format!("stat \"/{name}\"\n")));
@@ -188,7 +188,7 @@ fn ours(path: &Path, names: &[String]) -> BTreeMap<String, Seen> {
     seen
 }
 
-/// The names directly in a directory.
+/// Returns the names directly in a directory.
 fn directly_below<'a>(names: &'a [String], below: &'a str) -> impl Iterator<Item = &'a String> {
     let directly = move |name: &&String| name.strip_prefix(below).is_some_and(|rest| !rest.contains('/'));
     names.iter().filter(directly).filter(|name| *name != ROOT)
@@ -198,7 +198,7 @@ fn wrapped(number: i64) -> u32 {
     i32::try_from(number).map_or_else(|_| u32::try_from(number).unwrap(), i32::cast_unsigned)
 }
 
-/// Every name in our image.
+/// Returns every name in our image.
 fn names(path: &Path) -> Vec<String> {
     let reader = ext4_view::Ext4::load_from_path(path).unwrap();
     let mut found = vec![ROOT.to_owned()];
@@ -222,7 +222,7 @@ fn names(path: &Path) -> Vec<String> {
     found
 }
 
-/// What was in the image; `None` where not both took it, and so nothing was compared.
+/// Returns what was in the image; `None` if one side refused it, so that nothing was compared.
 fn compare(layers: &[Vec<Step>]) -> Option<BTreeSet<&'static str>> {
     let host = Host::new();
     let dir = host.dir.path();

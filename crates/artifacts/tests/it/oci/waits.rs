@@ -1,4 +1,4 @@
-//! Who has to wait for somebody else's pull, and hears of it.
+//! Tests of pulls that wait for another process's pull, and report it.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -19,12 +19,12 @@ use std::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Lets go on what stops there once somebody waits for the pull it is in.
+/// Gate that opens once another pull waits for the one it stops.
 #[derive(Clone, Default)]
 struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
-    /// Waits for it; false where nobody opens it.
+    /// Waits for the gate; false if nobody opens it.
     fn passed(&self) -> bool {
         let (open, changed) = &*self.0;
         let open = open.lock().unwrap();

@@ -1,4 +1,4 @@
-//! Layers and archives as particular programs write them.
+//! Tests of layers and archives in the form particular programs write them.
 
 #![expect(clippy::unwrap_used, reason = "tests panic")]
 
@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::{fs, process::Command};
 use tar::EntryType;
 
-/// A frame of zstd that decoders pass over: its kind, its length, anything.
+/// Returns a skippable zstd frame: its kind, its length, any bytes.
 fn skippable(kind: u8, content: &[u8]) -> Vec<u8> {
     let length = u32::try_from(content.len()).unwrap().to_le_bytes();
     [&[0x50 | kind, 0x2a, 0x4d, 0x18], &length[..], content].concat()

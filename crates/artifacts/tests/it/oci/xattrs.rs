@@ -1,4 +1,5 @@
-//! Extended attributes in an image, as `debugfs` tells them: `stat` has their names and what is short, and each is asked for.
+//! Extended attributes in an image, according to `debugfs`: `stat` has their names and short values; each value is
+//! requested.
 
 #![expect(clippy::unwrap_used, reason = "what the tests share panics as they do")]
 
@@ -6,17 +7,17 @@ use super::stacks::raw;
 use crate::ext4::debugfs;
 use std::path::Path;
 
-/// An attribute: its name and its value.
+/// Attribute: its name and its value.
 pub(super) type Xattr = (String, Vec<u8>);
 
-/// The names in what `stat` says of one inode.
+/// Returns the attribute names in the output of `stat`.
 pub(super) fn listed(stat: &str) -> Vec<String> {
     let from = |line: &&str| line.starts_with("Extended attributes:");
     let lines = stat.lines().skip_while(|line| !from(line)).skip(1).take_while(|line| line.starts_with("  "));
     lines.filter_map(|line| Some(line.trim().split_once(" (")?.0.to_owned())).collect()
 }
 
-/// The values of all attributes, each of a path in the image and with its name.
+/// Returns the values of attributes, each given by path and name.
 pub(super) fn values(image: &Path, asked: &[(&str, &str)]) -> Vec<Vec<u8>> {
     if asked.is_empty() {
         return Vec::new();
