@@ -22,7 +22,7 @@ pub(crate) struct SourceFile {
 /// Finds faults, one sentence each.
 type Rule = fn(&[SourceFile]) -> Vec<String>;
 
-const RULES: [(&str, Rule); 10] = [
+const RULES: [(&str, Rule); 11] = [
     ("crates depend on each other only as the architecture says", crates::dependencies),
     ("every Rust file says what it is for", modules::documented),
     ("every Rust file is part of a crate", modules::declared),
@@ -32,6 +32,7 @@ const RULES: [(&str, Rule); 10] = [
     ("the architecture names every room", modules::rooms),
     ("nothing names the machine it was written on or a registry", text::places),
     ("nothing is left to do in the code", text::leftovers),
+    ("no comment of a Rust file is wider than 120 columns", text::widths),
     ("the README has two set-up commands", text::readme),
 ];
 

@@ -17,8 +17,8 @@ pub fn rfc3339(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// Parses `YYYY-MM-DDTHH:MM:SS[.fraction]Z` into seconds since 1970, which are negative before that. `None` for any other
-/// text.
+/// Parses `YYYY-MM-DDTHH:MM:SS[.fraction]Z` into seconds since 1970, which are negative before that. `None` for any
+/// other text.
 pub fn unix_seconds(time: &str) -> Option<i64> {
     let bytes = time.as_bytes();
     let number = |from: usize, to: usize| -> Option<i64> {

@@ -20,8 +20,7 @@ const ADMIN: CapabilitySet = CapabilitySet::NET_ADMIN;
 /// For the guests' resolver on port 53.
 const BIND: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
 
-/// Confines this process and the nft it runs, irrevocably, and names the layers that hold. Must be called before there
-/// is a second thread.
+/// Confines this process and the nft it runs, irrevocably, and names the layers that hold. Call before a second thread.
 pub(crate) fn enter(nft: &Nft) -> io::Result<Vec<String>> {
     keep(ADMIN | BIND, ADMIN)?;
     set_no_new_privs(true)?;

@@ -30,8 +30,7 @@ type Reply = io::Result<(Answer, Vec<OwnedFd>)>;
 /// Port of the resolver.
 const DNS: u16 = 53;
 
-/// Network of one user: what the helper was told, and its sockets to the kernel. The state itself is read from the
-/// kernel.
+/// Network of one user: what the helper was told, and sockets to the kernel, from which the state itself is read.
 #[derive(Debug)]
 pub struct Host {
     owner: Owner,
@@ -149,8 +148,7 @@ impl Host {
     }
 
     /// Refuses a block that others use. In banger's own namespace only the gateway's address must be free or ours; in
-    /// the host's namespace the whole block must be: its user chose it and would otherwise pose as a router or resolver
-    /// of others.
+    /// the host's namespace the whole block must be: its user chose it and could pose as others' router or resolver.
     fn ensure_block_free(&mut self, block: Cidr, gateway: Ipv4Addr) -> io::Result<()> {
         let wanted = if self.scope == Scope::OwnNamespace { Cidr::host(gateway) } else { block };
         let links = link::list(&mut self.netlink)?;

@@ -1,5 +1,4 @@
-//! Renders the firewall rules, as nftables text and as elements of sets: pure functions. Each change is one
-//! transaction.
+//! Renders the firewall rules as nftables text and elements of sets: pure functions. Each change is one transaction.
 //!
 //! ```text
 //!  bridge prerouting   a frame from a tap must come from its VM's MAC and IPv4 address; ARP too; nothing else passes
@@ -9,9 +8,8 @@
 //!  inet postrouting    what leaves gets the namespace's own address
 //! ```
 //!
-//! The chain an address leads to is its VM's policy. VMs without own rules share a chain, so that attaching, detaching
-//! and learning only change elements of sets and run no program. A VM with own rules has a chain of its own. Replacing
-//! either is one transaction.
+//! The chain an address leads to is its VM's policy. VMs without own rules share one: attaching, detaching and
+//! learning only change sets and run no program. A VM with own rules has its own. Replacing either is one transaction.
 
 use crate::{
     names::{self, Owner},
@@ -27,15 +25,13 @@ use std::{fmt::Write, net::Ipv4Addr, time::Duration};
 
 /// Most denied destinations kept; the second number is for protocols without ports.
 const MAX_DENIALS: (u32, u32) = (65_536, 16_384);
-/// Burst of one VM's denied packets that is recorded, and the rate per second after it: no VM fills the record of other
-/// VMs' denials.
+/// Burst of one VM's denied packets that is recorded, and the rate per second after it: no VM fills the others' record.
 const DENIAL_BURST: (u32, u32) = (256, 1);
 /// How long denials are kept, in seconds.
 pub(crate) const DENIALS_KEPT: u32 = 3600;
 /// Most addresses learned for one VM at a time.
 const MAX_LEARNED: u32 = 4096;
-/// Seconds an address stays open after its answer expires: a connection starts after the answer was read, and its first
-/// packet is resent after one, three and seven seconds.
+/// Seconds an address stays open after its answer expires: connections start later and resend after 1, 3 and 7 s.
 const GRACE: u32 = 10;
 
 /// Network namespace the rules are in.
@@ -60,8 +56,7 @@ pub enum Change {
 pub fn tables(owner: Owner, scope: Scope, block: Cidr, network: u8, host: &[Ipv4Addr]) -> String {
     let (table, bridges) = (owner.table(), owner.bridges());
     let closed = list(&CLOSED);
-    // A VMM is in banger's own namespace too: packets it sends by itself are dropped. In the host's namespace, packets
-    // that are not from or to a guest are not banger's business.
+    // In banger's own namespace the VMM's own packets are dropped; in the host's, packets of no guest are left alone.
     let others = match scope {
         Scope::OwnNamespace => "drop",
         Scope::Machine(_) => "accept",
@@ -123,8 +118,7 @@ add rule bridge {table} guest ether type arp arp htype 1 arp ptype ip arp hlen 6
 add rule bridge {table} guest counter drop
 "#
     );
-    // Where the kernel passes bridged packets to this hook (br_netfilter), packets between VMs of a network arrive here
-    // too.
+    // Where the kernel passes bridged packets to this hook (br_netfilter), packets between VMs of a network arrive too.
     if network != 0 {
         let bridge = owner.bridge(network);
         let _ = writeln!(text, "add element inet {table} networks {{ \"{bridge}\" . \"{bridge}\" }}");
@@ -135,8 +129,7 @@ add rule bridge {table} guest counter drop
     text
 }
 
-/// Attaches a VM under its policy, or gives an attached one another policy. If the rules are unchanged, they stay with
-/// the addresses learned for them.
+/// Attaches a VM under its policy, or changes its policy. Unchanged rules stay with the addresses learned for them.
 pub fn attach(owner: Owner, address: Ipv4Addr, attachment: &Attachment, current: Option<&AttachedVm>) -> Change {
     let (vm, policy) = (&attachment.vm, &attachment.policy);
     let (own, rules) = (names::chain(vm), fingerprint(policy));
@@ -211,8 +204,7 @@ fn policy_rules(policy: &Policy, vm: &VmId) -> Vec<String> {
         rules.extend(matches(filter).map(|matches| format!("{matches} goto denied")));
     }
     if policy.allow.iter().any(|filter| filter.to == To::Learned) {
-        // A connection may outlive the answer that opened it, but not the rules; and a learned address may have become
-        // the host's own since.
+        // A connection may outlive the answer that opened it, not the rules; a learned address may now be the host's.
         let mark = u32::try_from(fingerprint(policy) & 0xffff_ffff).expect("32 bits") | 1;
         let open = format!("ct mark set {mark:#x} accept");
         rules.push(format!("ip daddr != @host ct state established ct mark {mark:#x} accept"));

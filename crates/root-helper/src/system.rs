@@ -103,8 +103,7 @@ impl Connections {
     }
 }
 
-/// Removes a connection when it ends, however that happens. With a user's last connection its state is dropped; it is
-/// read from the kernel again.
+/// Removes a connection at its end. With a user's last one its state is dropped; it is read from the kernel again.
 struct ConnectionGuard {
     connections: Arc<Mutex<Connections>>,
     number: u64,

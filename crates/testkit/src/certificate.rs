@@ -48,7 +48,8 @@ impl Private {
     #[track_caller]
     pub fn make(dir: &Path) -> Self {
         let of = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", "/CN=127.0.0.1"];
-        // Nothing says that it is no authority's: so openssl makes it one's, as it does for everybody who follows a recipe.
+        // Nothing says that it is no authority's: so openssl makes it one's, as it does for everybody who follows a
+        // recipe.
         let about = ["-addext", "subjectAltName=IP:127.0.0.1"];
         let (certificate, key) = certificate(dir, "registry", &[&of[..], &about].concat());
         let htpasswd = dir.join("htpasswd");

@@ -7,8 +7,8 @@
 //! | `probe.write.NAME=PATH` | to open a file for writing |
 //! | `probe.unix.NAME=PATH` | to connect to a unix socket; `@NAME` is an abstract one |
 //! | `probe.tcp.NAME=PORT` | to connect to a port of the host's 127.0.0.1 |
-//! | `probe.process.NAME=PID` | to signal a process in every possible way, to trace it, to limit it, to read its environment |
-//! | `probe.file.NAME=PATH` | to truncate a file, by name and by two ways of opening it; to change its mode, owner and times |
+//! | `probe.process.NAME=PID` | to signal a process in every way, to trace it, limit it, read its environment |
+//! | `probe.file.NAME=PATH` | to truncate a file in three ways, to change its mode, owner and times |
 //!
 //! Attempts without a target are always made: new namespaces, mounts, sockets, programs, capabilities.
 

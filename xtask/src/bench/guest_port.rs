@@ -1,5 +1,5 @@
-//! stdin and stdout joined to a TCP port in a guest: what `ssh` needs as its `ProxyCommand`, with nothing of banger's CLI
-//! in the way.
+//! stdin and stdout joined to a TCP port in a guest: what `ssh` needs as its `ProxyCommand`, with nothing of banger's
+//! CLI in the way.
 
 use anyhow::{Context, Result, ensure};
 use banger_proto::agent::link::AGENT_PORT;

@@ -20,7 +20,8 @@ use std::{
 
 /// Files of the image in which one directory holds all, and the other in which a thousand do.
 const FLAT: usize = 100_000;
-/// Content of the image a VM's start must not depend on, and of the one it is compared with, and in how many files it is.
+/// Content of the image a VM's start must not depend on, and of the one it is compared with, and in how many files it
+/// is.
 const LARGE: (u64, u64) = (5 << 30, 50_000);
 const SMALL: (u64, u64) = (50 << 20, 500);
 /// Most a comparison of whole minutes is repeated, and why that is enough.
@@ -46,9 +47,9 @@ pub(crate) fn pulls(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<(
     Ok(())
 }
 
-/// Against decompression alone, as many layers at once. The target is held against zlib-rs, which is the library that banger
-/// would use: the fastest in pure Rust. Two more are told, and nobody's target: banger's own decoder, and ISA-L, which is
-/// the fastest that was measured (assembly; faster than libdeflate, which wants all of a layer in memory).
+/// Against decompression alone, as many layers at once. The target is held against zlib-rs, which is the library that
+/// banger would use: the fastest in pure Rust. Two more are told, and nobody's target: banger's own decoder, and ISA-L,
+/// which is the fastest that was measured (assembly; faster than libdeflate, which wants all of a layer in memory).
 pub(crate) fn floor(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
     let shop = Shop::open()?;
     let packages = shop.packages()?;
@@ -197,8 +198,8 @@ fn pull(env: &TestEnv, reference: &str) -> Result<Duration> {
     timed(env.banger(["image", "pull", "--quiet", reference]).patience(PATIENCE))
 }
 
-/// Waits until the disk has what was written before: an image is brought there after its pull, and what is measured next
-/// is not to pay for it.
+/// Waits until the disk has what was written before: an image is brought there after its pull, and what is measured
+/// next is not to pay for it.
 fn settle() -> Result<()> {
     tool("sync", &[])
 }

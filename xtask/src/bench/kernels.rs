@@ -18,8 +18,8 @@ const NAME: &str = "bench-6.1";
 /// Bytes of the bundle that is pulled.
 const BUNDLE: u64 = 100_000_000;
 
-/// From the VMM's start to the agent's announcement: the generic kernel against the distribution's modular one, under the
-/// same VMM, bare. 1.5 times faster is two thirds of the time.
+/// From the VMM's start to the agent's announcement: the generic kernel against the distribution's modular one, under
+/// the same VMM, bare. 1.5 times faster is two thirds of the time.
 pub(crate) fn boot(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
     let shape = ["--memory", "512M", "--vcpu", "1", "--init", "agent"];
     let modular = Floor::capture(env, &shape)?;
@@ -36,8 +36,8 @@ pub(crate) fn boot(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()
     )
 }
 
-/// A bundle from loopback: fetched, hashed, unpacked, described, on the disk. The tools do the first three, and like ours
-/// remove what they made before.
+/// A bundle from loopback: fetched, hashed, unpacked, described, on the disk. The tools do the first three, and like
+/// ours remove what they made before.
 pub(crate) fn pull(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
     let public = env.home().join("public");
     fs::create_dir(&public)?;
@@ -65,9 +65,9 @@ pub(crate) fn pull(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()
 
 /// A distribution's package: unpacked, its kernel too, indexed, described, on the disk. `dpkg-deb` does the first. Both
 /// make something new each time, and begin with nothing waiting for the disk: ours brings to it what it made, and would
-/// have to bring what `dpkg-deb` left to be written some time. Nothing is removed in between: for a minute after thousands
-/// of files were deleted, ext4 passes over their inodes one by one when it makes new ones, which costs either side more
-/// than its own work.
+/// have to bring what `dpkg-deb` left to be written some time. Nothing is removed in between: for a minute after
+/// thousands of files were deleted, ext4 passes over their inodes one by one when it makes new ones, which costs either
+/// side more than its own work.
 pub(crate) fn import(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
     let golden = env.banger(["kernel", "show", "debian-6.1", "--json"]).run().expect(0).json();
     let name = golden["source"].as_str().and_then(|source| source.split(' ').nth(1)).context("a package")?;

@@ -1,5 +1,5 @@
-//! Bytes into and out of a guest against ssh into the same one, on the same channel. What arrives is looked at: a way that
-//! loses some would be the fastest.
+//! Bytes into and out of a guest against ssh into the same one, on the same channel. What arrives is looked at: a way
+//! that loses some would be the fastest.
 
 use super::{
     compare::{Report, Target},

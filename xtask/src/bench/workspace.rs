@@ -1,5 +1,5 @@
-//! A repository into a guest and a patch out of it, against git and rsync over ssh into the same guest; and how many bytes
-//! that moves.
+//! A repository into a guest and a patch out of it, against git and rsync over ssh into the same guest; and how many
+//! bytes that moves.
 
 use super::{
     compare::{Report, Target},
@@ -89,9 +89,9 @@ pub(crate) fn run(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()>
     )
 }
 
-/// Bytes that pass between commands and the agent for an import, questions and answers included, against git's own packs
-/// of the same objects: the last ten generations of commits and all they name, and what changed since. Twice: of whole
-/// objects, as they travel, and of such as describe one another, which is work for whoever makes and reads them.
+/// Bytes that pass between commands and the agent for an import, questions and answers included, against git's own
+/// packs of the same objects: the last ten generations of commits and all they name, and what changed since. Twice: of
+/// whole objects, as they travel, and of such as describe one another, which is work for whoever makes and reads them.
 pub(crate) fn wire(env: &TestEnv, report: &mut Report) -> Result<()> {
     env.banger(["vm", "run", "-d", "--quiet", "--name", VM].iter().chain(&SHAPE)).run().expect(0);
     for (what, repo) in [("import of 20,000 files", many_files(env)?), ("import of this repository", this(env))] {

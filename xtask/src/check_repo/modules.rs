@@ -8,7 +8,7 @@ const LONGEST: usize = 500;
 /// Longer files, and the reason why each is one job.
 const LONG: [(&str, &str); 0] = [];
 
-fn rust(files: &[SourceFile]) -> impl Iterator<Item = &SourceFile> {
+pub(super) fn rust(files: &[SourceFile]) -> impl Iterator<Item = &SourceFile> {
     files.iter().filter(|file| Path::new(&file.path).extension().is_some_and(|extension| extension == "rs"))
 }
 

@@ -1,6 +1,6 @@
 //! Rules about text.
 
-use super::SourceFile;
+use super::{SourceFile, modules::rust};
 
 /// Forbidden strings, in two halves so that this file does not contain them.
 const PLACES: [(&str, &str); 9] = [
@@ -22,6 +22,8 @@ const LEFTOVERS: [(&str, &str); 6] = [
     ("for ", "now"),
     ("not yet ", "implemented"),
 ];
+/// Widest comment line in columns. It is `max_width` of `rustfmt.toml`, which stable rustfmt applies to code only.
+const WIDTH: usize = 120;
 /// The two commands of the README's section on setting up, in order.
 const SET_UP: [&str; 2] = ["make run", "make test"];
 
@@ -42,6 +44,21 @@ fn find(files: &[SourceFile], words: &[(&str, &str)]) -> Vec<String> {
         for (number, line) in file.text.lines().enumerate() {
             for word in words.iter().filter(|word| line.contains(word.as_str())) {
                 faults.push(format!("{}:{}: {word}", file.path, number + 1));
+            }
+        }
+    }
+    faults
+}
+
+/// No comment line of a Rust file is wider than [`WIDTH`] columns; a character counts as one. Code is rustfmt's: a
+/// string that it cannot break may be wider.
+pub(crate) fn widths(files: &[SourceFile]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for file in rust(files) {
+        for (number, line) in file.text.lines().enumerate() {
+            let width = line.chars().count();
+            if width > WIDTH && line.trim_start().starts_with("//") {
+                faults.push(format!("{}:{}: {width} columns", file.path, number + 1));
             }
         }
     }
@@ -78,6 +95,13 @@ mod tests {
         let faults = places(&[file("a.md", &text), file("Cargo.lock", &text)]);
         assert_eq!(faults.len(), 1);
         assert!(faults[0].starts_with("a.md:2: "), "{faults:?}");
+    }
+
+    #[test]
+    fn a_wide_comment_is_named() {
+        let fits = format!("// {}", "é".repeat(WIDTH - 3));
+        let text = format!("{fits}\n    {fits}\nlet x = \"{fits}\";\n");
+        assert_eq!(widths(&[file("a.rs", &text), file("a.md", &text)]), ["a.rs:2: 124 columns"]);
     }
 
     #[test]

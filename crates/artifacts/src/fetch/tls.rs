@@ -1,9 +1,9 @@
 //! TLS to servers that show a trusted certificate itself, and not one that a trusted authority signed.
 //!
-//! `openssl req -x509` marks the certificates it makes as an authority's, and that is how private registries are usually
-//! set up. OpenSSL, Go and browsers accept a server's certificate that is one of the trusted ones; webpki refuses every
-//! authority's as a server's. So [`Verifier`] accepts exactly this case besides webpki's, and because ureq takes no
-//! verifier, [`Connector`] does what its own connector does.
+//! `openssl req -x509` marks the certificates it makes as an authority's, and that is how private registries are
+//! usually set up. OpenSSL, Go and browsers accept a server's certificate that is one of the trusted ones; webpki
+//! refuses every authority's as a server's. So [`Verifier`] accepts exactly this case besides webpki's, and because
+//! ureq takes no verifier, [`Connector`] does what its own connector does.
 
 use rustls::{
     ALL_VERSIONS, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, OtherError, RootCertStore,

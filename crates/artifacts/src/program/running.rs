@@ -36,7 +36,8 @@ pub(super) struct Running<'a> {
     program: String,
     cancel: &'a Cancel,
     child: Child,
-    /// The child's pid, which is also its process group. Valid until the child is reaped, which only [`Self::reap`] does.
+    /// The child's pid, which is also its process group. Valid until the child is reaped, which only [`Self::reap`]
+    /// does.
     group: Pid,
     process: OwnedFd,
     /// Pipe whose closing kills everything (see `containment`), where there is one.

@@ -1,9 +1,9 @@
 //! Allocation of blocks of the image to layers that are read in parallel.
 //!
-//! The same layers have to give the same image whatever else the machine does, so blocks are granted in turns: the active
-//! layers form a ring, each gets one grant when its turn comes, and a layer that has ended is replaced by the next waiting
-//! one. The position of a byte follows from the content of the layers and from nothing else; how they are compressed, and
-//! how fast they arrive, only decides which layer waits for which.
+//! The same layers have to give the same image whatever else the machine does, so blocks are granted in turns: the
+//! active layers form a ring, each gets one grant when its turn comes, and a layer that has ended is replaced by the
+//! next waiting one. The position of a byte follows from the content of the layers and from nothing else; how they are
+//! compressed, and how fast they arrive, only decides which layer waits for which.
 
 use super::{block_layout::Run, tree_hash::PIECE_BLOCKS};
 use crate::job::{Cancel, Cancelled};
@@ -109,8 +109,8 @@ mod tests {
     use super::*;
     use std::{sync::Arc, thread};
 
-    /// Runs one layer per element of `requests`, which says how many grants it takes and how many milliseconds it pauses
-    /// before each; returns the grants of each.
+    /// Runs one layer per element of `requests`, which says how many grants it takes and how many milliseconds it
+    /// pauses before each; returns the grants of each.
     fn granted(requests: &[(usize, u64)]) -> Vec<Vec<Run>> {
         let allocator = Arc::new(TurnAllocator::new(0..requests.len(), 3));
         let waiting = Arc::new(Mutex::new(0..requests.len()));

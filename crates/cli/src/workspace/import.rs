@@ -75,8 +75,8 @@ pub(crate) fn fuzz_read(answer: &[u8]) -> (Vec<Result<String>>, Vec<String>) {
     (paths.into(), ids.collect())
 }
 
-/// Imports the repository of `upload` into a VM that is new. A repository that came there with the image is overwritten;
-/// its branches stay under other names.
+/// Imports the repository of `upload` into a VM that is new. A repository that came there with the image is
+/// overwritten; its branches stay under other names.
 pub(crate) async fn import_into_new(context: &Context, lock: &ImportLock, upload: Upload) -> Result<Workspace> {
     let (endpoint, plan) = (&lock.endpoint, upload.plan.clone());
     let status = status(endpoint, &plan).await?;
@@ -210,8 +210,8 @@ async fn indexed(endpoint: &GuestEndpoint, path: &str, hash: HashName) -> Result
     Ok(split_nul(&listing).map(<[u8]>::to_vec).collect())
 }
 
-/// Does what the agent does not: in full mode the guest's git, where there is one, writes the files of the repository and
-/// its submodules; a commit keeps the tree as it was imported; and the daemon records the workspace.
+/// Does what the agent does not: in full mode the guest's git, where there is one, writes the files of the repository
+/// and its submodules; a commit keeps the tree as it was imported; and the daemon records the workspace.
 async fn finish(
     context: &Context,
     endpoint: &GuestEndpoint,

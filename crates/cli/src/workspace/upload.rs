@@ -74,7 +74,8 @@ impl Upload {
             request = format!("{request}&checkout={}", self.plan.hash);
         }
         let body = Some(streamed(self.chunks));
-        // The agent answers only after it wrote the files out of the packs, so it is asked meanwhile whether it is there.
+        // The agent answers only after it wrote the files out of the packs, so it is asked meanwhile whether it is
+        // there.
         let responds = async || guest::responds(endpoint).await;
         let sending = STALL_TIMEOUT.exchange_while(&mut connection, Method::PUT, &request, body, responds);
         tokio::pin!(sending);

@@ -16,7 +16,7 @@
 //! | `stubborn` | it says that it powers off, and does not |
 //! | `chatter` | it reports its troubles over and over; when it is asked to power off, it reports that just as often |
 //! | `fickle` | like `stubborn`; it refuses the first archive it gets and accepts the next |
-//! | `wordy` | it refuses everything with a refusal of maximal size: characters that take more room escaped, and hints |
+//! | `wordy` | it refuses everything, as verbosely as it may: characters that grow when escaped, and hints |
 
 use banger_link::{Incoming, Stream, guest};
 use banger_proto::{

@@ -62,8 +62,8 @@ fn a_console_at_full_speed_stays_within_its_cap_and_leaves_the_host_its_processo
         rotations.set((count, now));
         if count >= 8 { Ok(()) } else { Err(format!("{count} rotations, {bytes} bytes")) }
     });
-    // The guest's end of it is its VMM's processor. This side rests after each read, so its share is bounded: it was not
-    // woken for each of the million bytes.
+    // The guest's end of it is its VMM's processor. This side rests after each read, so its share is bounded: it was
+    // not woken for each of the million bytes.
     let (waited, passed) = (waits(&shim) - waits_before, began.elapsed());
     assert!(waited < 2 * passed.as_millis(), "the shim was woken {waited} times in {passed:?}");
     // One that never waits is woken for nothing, and takes all of a processor.

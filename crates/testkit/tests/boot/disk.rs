@@ -37,9 +37,10 @@ fn data_survives_a_stop_of_a_guest_that_goes_already() {
     let Some(env) = TestEnv::real() else { return };
     start(&env, "off");
     for verb in ["poweroff", "reboot"] {
-        // Whoever does not end at TERM holds its end up, and what was written is not on the disk yet. That leaves little
-        // time, so a stop may come before it, in between or too late, and all have to end the same way; that one comes in
-        // between is what the agent's own tests see to. One that comes first asks everybody to end and waits for them.
+        // Whoever does not end at TERM holds its end up, and what was written is not on the disk yet. That leaves
+        // little time, so a stop may come before it, in between or too late, and all have to end the same way; that one
+        // comes in between is what the agent's own tests see to. One that comes first asks everybody to end and waits
+        // for them.
         let line = format!(
             "trap : TERM; {WRITE}; echo {verb} > /root/last; echo going; {verb}; \
              for i in $(seq 100); do sleep 0.1; done"
@@ -60,9 +61,9 @@ fn data_survives_a_stop_of_a_guest_that_goes_already() {
 
 #[test]
 fn data_survives_a_stop_that_comes_while_copies_stand_still() {
-    // More than the agent has threads for them (`COPY_THREADS`, 16): all of those wait in a read, and so would a sync that
-    // took its turn among them. With just as many, one thread more in the agent would leave one for it, and this would
-    // prove nothing.
+    // More than the agent has threads for them (`COPY_THREADS`, 16): all of those wait in a read, and so would a sync
+    // that took its turn among them. With just as many, one thread more in the agent would leave one for it, and this
+    // would prove nothing.
     const COPIES: u64 = 20;
     let _machine = shared();
     let Some(env) = TestEnv::real() else { return };

@@ -1,5 +1,5 @@
-//! The kernel banger recommends, from its source to a guest: built, imported, published by the maintainer's script through
-//! rclone to a web server, pulled back through a catalog of the user's, booted.
+//! The kernel banger recommends, from its source to a guest: built, imported, published by the maintainer's script
+//! through rclone to a web server, pulled back through a catalog of the user's, booted.
 
 #![expect(clippy::unwrap_used, reason = "what a test looks at is there")]
 

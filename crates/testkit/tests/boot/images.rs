@@ -1,5 +1,5 @@
-//! Images of other people boot as they are, pulled from a real registry: a Debian with systemd and everything an image may
-//! hold, and a single program.
+//! Images of other people boot as they are, pulled from a real registry: a Debian with systemd and everything an image
+//! may hold, and a single program.
 
 use crate::{BOOT, delete};
 use banger_testkit::{Entry, ImageLayout, LayerWriter, Registry, TestEnv, require, shared};

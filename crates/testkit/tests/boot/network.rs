@@ -1,5 +1,5 @@
-//! The network with real guests: what they reach, by which names, that it outlives whoever made it, and that it follows a
-//! host that moves.
+//! The network with real guests: what they reach, by which names, that it outlives whoever made it, and that it follows
+//! a host that moves.
 
 mod around;
 mod matrix;

@@ -8,8 +8,8 @@ use std::{
     path::Path,
 };
 
-/// What it runs at the end, before it ends processes: longer than a monitor is left alone after its guest's last word, where
-/// that is asked for.
+/// What it runs at the end, before it ends processes: longer than a monitor is left alone after its guest's last word,
+/// where that is asked for.
 const AT_THE_END: &str = "#!/bin/sh\nif [ -e /root/slow ]; then rm /root/slow; sleep 12; fi; echo done > /root/end\n";
 
 fn furnish(root: &Path) {

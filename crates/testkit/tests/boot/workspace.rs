@@ -86,10 +86,10 @@ fn a_repository_goes_in_and_a_patch_comes_out() {
     delete(&env, "fix");
 }
 
-/// What VS Code's remote extension does over ssh, as its logs show it: a shell without a terminal reads a script on stdin,
-/// which says what machine it is, takes a lock, unpacks the server the client sent (the machine has no network), starts it
-/// with a token on a port of its own choosing, waits until its log names that port, and prints what it found between two
-/// marks. The client then talks to the port through the same connection's SOCKS proxy.
+/// What VS Code's remote extension does over ssh, as its logs show it: a shell without a terminal reads a script on
+/// stdin, which says what machine it is, takes a lock, unpacks the server the client sent (the machine has no network),
+/// starts it with a token on a port of its own choosing, waits until its log names that port, and prints what it found
+/// between two marks. The client then talks to the port through the same connection's SOCKS proxy.
 const EDITOR: &str = r#"
 AGENT_FOLDER=$HOME/.vscode-server; COMMIT=0123abcd; BIN=$AGENT_FOLDER/bin/$COMMIT
 LOG=$AGENT_FOLDER/.$COMMIT.log; PIDFILE=$AGENT_FOLDER/.$COMMIT.pid; TOKENFILE=$AGENT_FOLDER/.$COMMIT.token

@@ -66,8 +66,8 @@ fn who_ends_while_a_daemon_begins_is_off_the_network() {
     let daemon = env.daemon().expect("a daemon");
     assert!(daemon.signal(Signal::KILL));
     daemon.wait_gone(SOON);
-    // The next one has found both, and is kept from going on with one; then both end, and it has not written down that the
-    // other did when it goes on.
+    // The next one has found both, and is kept from going on with one; then both end, and it has not written down that
+    // the other did when it goes on.
     for point in ["adopt.found", "down.released"] {
         std::fs::write(points.join(point), "").expect("an armed point");
     }

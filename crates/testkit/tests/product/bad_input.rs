@@ -3,8 +3,8 @@
 use crate::{SOON, delete, images::pull, start, vms};
 use banger_testkit::{Entry, ImageLayout, Output, TestEnv, require};
 
-/// Each refused with 125 by `vm run` and with 2 by `vm create`, in these words, leaving no row. They are judged before a
-/// kernel or an image is looked for, which an empty home has none of: a refusal for that would be another.
+/// Each refused with 125 by `vm run` and with 2 by `vm create`, in these words, leaving no row. They are judged before
+/// a kernel or an image is looked for, which an empty home has none of: a refusal for that would be another.
 const BAD: [(&[&str], &str); 20] = [
     (&["--name", ""], VM_NAME),
     (&["--name", "0123456789012345678901234567890123456789012345678901234567890123"], VM_NAME),

@@ -14,8 +14,8 @@ use std::{
     path::PathBuf,
 };
 
-/// An image that is here as `app`, and its bundle behind a server with a catalog, which offers it as `mine`, and as `lie` with
-/// another hash.
+/// An image that is here as `app`, and its bundle behind a server with a catalog, which offers it as `mine`, and as
+/// `lie` with another hash.
 struct Offered {
     server: FileServer,
     dir: PathBuf,

@@ -5,8 +5,8 @@ use banger_testkit::{FileServer, TestEnv, require};
 use serde_json::{Value, json};
 use std::{fs, process::Command};
 
-/// A script for a private mount namespace: a small file system over the state directory, filled to the last byte, then to
-/// all but 2 MiB, then emptied again.
+/// A script for a private mount namespace: a small file system over the state directory, filled to the last byte, then
+/// to all but 2 MiB, then emptied again.
 const SCRIPT: &str = r#"
 set -eu
 home=$1 banger=$2
@@ -97,8 +97,8 @@ fn the_doctor_looks_at_the_file_systems_of_state_and_cache() {
     env.assert_nothing_left();
 }
 
-/// A script for a private mount namespace: state and cache on file systems of their own, too small for a kernel, then for
-/// an image, then large enough.
+/// A script for a private mount namespace: state and cache on file systems of their own, too small for a kernel, then
+/// for an image, then large enough.
 const FIRST_PULL: &str = r#"
 set -eu
 home=$1 banger=$2

@@ -14,7 +14,7 @@
 //! | from `launch.spawned` to `shim.memory` | VMM, guest: there is none |
 //! | `shim.launched`, `shim.running` | guest: its agent may not have begun, and before it has, its end is the VMM's |
 //! | once the guest powers off, or the machine's end was asked for | VMM, guest: they end by themselves meanwhile |
-//! | work without a client (a start that continues, a lease that is over, undoing) | client: it is gone, or never existed |
+//! | work without a client (continued starts, ended leases, undoing) | client: it is gone, or never existed |
 //! | the network's own processes (`network.*`, `uplink.*`) | shim, VMM, guest: they live without the network |
 //!
 //! [`Victim::DaemonLongAgo`] and [`Victim::DaemonInTime`] only die where a shim starts whose daemon is gone: elsewhere

@@ -1,4 +1,5 @@
-//! The whole product on Firecracker, without a virtual machine: the fake Firecracker speaks the real one's API and vsock.
+//! The whole product on Firecracker, without a virtual machine: the fake Firecracker speaks the real one's API and
+//! vsock.
 
 use crate::{SOON, delete, start};
 use banger_testkit::TestEnv;

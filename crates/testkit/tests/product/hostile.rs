@@ -1,5 +1,6 @@
-//! A guest that is its host's enemy: every command that talks to it ends with a clear failure, in bounded time and memory,
-//! and VMs beside it do not notice. The enemy is `hostile-agent`, which the fake VMM starts in VMs of that name.
+//! A guest that is its host's enemy: every command that talks to it ends with a clear failure, in bounded time and
+//! memory, and VMs beside it do not notice. The enemy is `hostile-agent`, which the fake VMM starts in VMs of that
+//! name.
 
 use crate::{SOON, delete, start};
 use banger_testkit::{Identity, Output, TestEnv, wait_until};
@@ -46,8 +47,8 @@ fn failed_clearly(output: &Output, status: i32) {
     assert!(output.err().contains("error: ") && output.err().len() < 4096, "{output}");
 }
 
-/// Copies of every kind, but for those that an answer without an end does not fail: to stdout, where it goes through, and
-/// from stdin, where its head is the answer.
+/// Copies of every kind, but for those that an answer without an end does not fail: to stdout, where it goes through,
+/// and from stdin, where its head is the answer.
 fn copies(name: &str, ends: bool) -> Vec<(String, String)> {
     let there = format!("{name}:/place");
     let mut copies = vec![(there.clone(), format!("from-{name}")), ("note".to_owned(), there.clone())];

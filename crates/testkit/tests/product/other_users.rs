@@ -112,7 +112,8 @@ fn a_client_says_nothing_to_another_users_daemon() {
         return;
     }
     let env = TestEnv::empty();
-    // A home that the stranger can reach, with a program in it, and a socket of somebody else where its daemon's would be.
+    // A home that the stranger can reach, with a program in it, and a socket of somebody else where its daemon's would
+    // be.
     let home = tempfile::Builder::new().prefix("bx").tempdir_in("/tmp").unwrap();
     let banger = home.path().join("banger");
     fs::copy(banger_testkit::bin_dir().join("banger"), &banger).unwrap();

@@ -6,7 +6,8 @@ use crate::{SOON, delete};
 use banger_testkit::TestEnv;
 use std::{fs, path::PathBuf};
 
-/// A copy of the real image's file, as a user has one: with a tail nobody uses, so that its content is not that image's.
+/// A copy of the real image's file, as a user has one: with a tail nobody uses, so that its content is not that
+/// image's.
 pub(crate) fn own_file(env: &TestEnv) -> PathBuf {
     let images = fs::read_dir(env.layout().images()).unwrap().map(|entry| entry.unwrap().path().join("rootfs.ext4"));
     let managed = images.filter(|path| path.is_file()).collect::<Vec<_>>();

@@ -112,7 +112,8 @@ fn what_is_being_made_is_nobodys_to_prune_and_its_console_is_waited_for() {
     let hit = held(&points, "create.named");
     assert_eq!(vms(&env), one("new", "starting"));
     assert_eq!(env.banger(["vm", "prune", "-f", "--json"]).run().expect(0).json(), serde_json::json!([]));
-    // Both are there before it is made: whoever wants something of it waits until then, and somebody waits for it to run.
+    // Both are there before it is made: whoever wants something of it waits until then, and somebody waits for it to
+    // run.
     let logs = asked(&env, "GET /v1/vms/new/logs?follow=true");
     let logs = std::thread::spawn(move || rest(logs));
     let deletion = asked(&env, "DELETE /v1/vms/new");

@@ -45,8 +45,8 @@ fn held_by(process: &Identity) -> (usize, u64) {
     (descriptors, line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number"))
 }
 
-/// Whoever lives as long as there is a VM: the daemon, the network's holder, its helper and its way out, and a VM's shim; with
-/// what each holds.
+/// Whoever lives as long as there is a VM: the daemon, the network's holder, its helper and its way out, and a VM's
+/// shim; with what each holds.
 fn lasting(env: &TestEnv) -> Vec<(Identity, (usize, u64))> {
     let programs = ["bangerd", "bangerd-root", "banger-shim", "pasta", "pasta.avx2"];
     let all = programs.iter().flat_map(|program| env.processes(program));
@@ -131,8 +131,8 @@ impl Chance {
     }
 }
 
-/// One thing that is done or happens to one of the VMs, and whether it was done. Much of it may be refused; none of it may
-/// hang, break, or leave something behind.
+/// One thing that is done or happens to one of the VMs, and whether it was done. Much of it may be refused; none of it
+/// may hang, break, or leave something behind.
 fn disturb(env: &TestEnv, chance: &mut Chance) -> (&'static str, bool) {
     let name = format!("s{}", chance.next(10));
     let kill = |program: &'static str, chance: &mut Chance| {

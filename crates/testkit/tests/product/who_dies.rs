@@ -231,8 +231,8 @@ fn a_daemon_that_waits_for_a_shim_which_stands_still_ends_when_it_is_told() {
 /// More watchers than a shim has places for.
 const PLACES: usize = 40;
 
-/// Has another daemon look for a shim that does not answer it, for others have every place; gives the command that started it
-/// and those others.
+/// Has another daemon look for a shim that does not answer it, for others have every place; gives the command that
+/// started it and those others.
 #[track_caller]
 fn wait_for_shim(env: &TestEnv, name: &str) -> (Session, Vec<UnixStream>) {
     let socket = control_socket(env, name);

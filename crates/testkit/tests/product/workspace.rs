@@ -1,4 +1,5 @@
-//! Repositories into VMs and patches out of them. The guest is a process of this host, so what arrived can be looked at.
+//! Repositories into VMs and patches out of them. The guest is a process of this host, so what arrived can be looked
+//! at.
 
 mod again;
 mod bootstrap;

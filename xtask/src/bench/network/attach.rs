@@ -120,8 +120,8 @@ impl World {
         })
     }
 
-    /// The same by hand with as few programs as it takes: one `ip` and one `nft`. The bridge's fixed entry, which neither
-    /// can make, is left out.
+    /// The same by hand with as few programs as it takes: one `ip` and one `nft`. The bridge's fixed entry, which
+    /// neither can make, is left out.
     fn two_programs(&mut self) -> Result<Duration> {
         let Hand { tap, rules, .. } = self.hand();
         let links = format!(

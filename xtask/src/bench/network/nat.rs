@@ -12,7 +12,8 @@ use std::{
 
 /// Bytes of one sample.
 const BULK: usize = 64 << 20;
-/// What a sender has under way at most: a guest's card is no veth, and Debian 12's pasta stalls for seconds when it loses.
+/// What a sender has under way at most: a guest's card is no veth, and Debian 12's pasta stalls for seconds when it
+/// loses.
 const UNDER_WAY: usize = 64 << 10;
 const PORT: u16 = 5001;
 const SOON: Duration = Duration::from_secs(30);

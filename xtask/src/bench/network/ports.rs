@@ -17,7 +17,8 @@ const BULK: usize = 256 << 20;
 /// How long a program may take to listen.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A published port against socat. The guest is the fake VMM's, a process of this host, so both lead to the same server.
+/// A published port against socat. The guest is the fake VMM's, a process of this host, so both lead to the same
+/// server.
 pub(crate) fn ports(rounds: u32, report: &mut Report) -> Result<()> {
     let env = TestEnv::fake().context("the golden home")?;
     let server = TcpListener::bind("127.0.0.1:0")?;

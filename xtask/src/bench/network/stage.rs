@@ -5,8 +5,8 @@
 //!     └───────────────────────── veth ──────────────────────────────────────────────────── neighbour
 //! ```
 //!
-//! The guest is a namespace with the VM's address, on the VM's bridge: what is measured is the host's side, not how fast a
-//! guest is in software emulation. Its neighbour has no network in between.
+//! The guest is a namespace with the VM's address, on the VM's bridge: what is measured is the host's side, not how
+//! fast a guest is in software emulation. Its neighbour has no network in between.
 
 use anyhow::{Context, Result};
 use banger_testkit::{NetNamespace, TestEnv, wait_until};

@@ -45,8 +45,8 @@ impl Site {
     ) -> Result<Self, DebianError> {
         let directory = work.join("bootstrap");
         let tree = directory.join(TREE);
-        // apt's user must get to what is in there, and the root of other ids must write there. Who else might is kept off
-        // by the directories above.
+        // apt's user must get to what is in there, and the root of other ids must write there. Who else might is kept
+        // off by the directories above.
         for (path, mode) in [(&directory, 0o755), (&tree, 0o1777)] {
             fs::create_dir(path).map_err(unwritten(path))?;
             fs::set_permissions(path, Permissions::from_mode(mode)).map_err(unwritten(path))?;

@@ -166,8 +166,8 @@ fn substitute(theirs: &str, wanted: &str) -> Option<String> {
     }
 }
 
-/// Whether the address is a mirror of Debian: its path ends in the archive's name, perhaps with a snapshot's time below.
-/// Debian's own security archive answers without a path, too.
+/// Whether the address is a mirror of Debian: its path ends in the archive's name, perhaps with a snapshot's time
+/// below. Debian's own security archive answers without a path, too.
 fn is_debian(uri: &str) -> bool {
     const ARCHIVES: [&str; 2] = ["debian", "debian-security"];
     const SECURITY: [&str; 2] = ["http://security.debian.org", "https://security.debian.org"];
@@ -200,8 +200,8 @@ fn without_credentials(uri: &str) -> String {
     }
 }
 
-/// A file's text; `None` when it is not there or no file, as apt sees it; an error when it is too large for what it should
-/// be.
+/// A file's text; `None` when it is not there or no file, as apt sees it; an error when it is too large for what it
+/// should be.
 fn read(path: &Path) -> io::Result<Option<String>> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,

@@ -1,5 +1,5 @@
-//! Unpacking bzImages: every payload format, made by the program the kernel's build uses and by Rust encoders; and images
-//! that are not what they say.
+//! Unpacking bzImages: every payload format, made by the program the kernel's build uses and by Rust encoders; and
+//! images that are not what they say.
 
 use super::fixture::{RELEASE, bzimage, packed, packed_in_rust, vmlinux};
 use banger_artifacts::{

@@ -67,7 +67,8 @@ fn child() {
 pub(super) struct Child(std::process::Child);
 
 impl Child {
-    /// Does `task` in the host's directories until its progress contains `stop`, with `programs` found before the host's.
+    /// Does `task` in the host's directories until its progress contains `stop`, with `programs` found before the
+    /// host's.
     pub(super) fn start(host: &Host, task: &str, stop: &str, programs: Option<&Path>) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::join_paths(programs.map(Path::to_owned).into_iter().chain(std::env::split_paths(&path)));

@@ -1,5 +1,5 @@
-//! Pulls and imports that are killed at every step: afterwards the old kernel is there or the new one, whole, nothing is
-//! left over, and the next attempt works.
+//! Pulls and imports that are killed at every step: afterwards the old kernel is there or the new one, whole, nothing
+//! is left over, and the next attempt works.
 
 use super::{
     super::web::{Server, ok},

@@ -198,8 +198,8 @@ fn write_bzimage(path: &Path, codec: Codec, block: u64, unpacked: u64) -> io::Re
 fn a_kernel_image_takes_little_memory_however_large_it_is() {
     const UNPACKED: u64 = 256 << 20;
     let host = Host::new();
-    // A decoder that kept what it unpacked would have all of it at the end. Of the two with blocks one has such as may be
-    // unpacked beside each other, and one such as may not.
+    // A decoder that kept what it unpacked would have all of it at the end. Of the two with blocks one has such as may
+    // be unpacked beside each other, and one such as may not.
     let cases = [
         (Codec::Gzip, 0, 48),
         (Codec::Bzip2, 0, 48),

@@ -78,7 +78,8 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
     ];
     let style = prop_oneof![Just(Style::Ustar), Just(Style::Gnu), Just(Style::Pax)];
     let owner = prop_oneof![Just((0, 0)), (0..70_000_u64, 0..70_000_u64), Just((4_000_000_000, 3_999_999_999))];
-    // Until now, and after 2106, when 32 bits are no longer enough. Those between the reader of names does not understand.
+    // Until now, and after 2106, when 32 bits are no longer enough. Those between the reader of names does not
+    // understand.
     let mtime = prop_oneof![6 => 1..PRESENT, 1 => FUTURE..FUTURE + (1 << 31)];
     // Now and then it is the root itself.
     let place = prop_oneof![30 => (path(), what), 1 => Just((ROOT.to_owned(), What::Dir))];

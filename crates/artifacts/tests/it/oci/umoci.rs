@@ -272,8 +272,8 @@ fn compare(layers: &[Vec<Step>]) -> Option<BTreeSet<&'static str>> {
             let why = super::registry::chain(&error);
             panic!("umoci takes what we refuse: {why}: {layers:#?}");
         }
-        // umoci refuses what only this host stands in the way of, and what we read differently. Nothing tells what should be
-        // in it, but it is a file system.
+        // umoci refuses what only this host stands in the way of, and what we read differently. Nothing tells what
+        // should be in it, but it is a file system.
         (None, Ok(pulled)) => {
             check(&pulled.image.rootfs);
             None

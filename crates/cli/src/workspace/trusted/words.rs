@@ -131,8 +131,8 @@ impl Words {
     }
 
     /// Adds the targets of links that the line names, as if it named them: links in the root of the tree and in
-    /// directories that it names. Adds the main file of a package in the root as well. `names_own_dir`: one of the line's
-    /// paths is the root.
+    /// directories that it names. Adds the main file of a package in the root as well. `names_own_dir`: one of the
+    /// line's paths is the root.
     pub(super) fn follow(&mut self, protected: &ProtectedPaths, names_own_dir: bool) {
         let Some(root) = protected.root() else { return };
         self.line.names_own_dir |= names_own_dir;

@@ -1,4 +1,5 @@
-//! Destinations × policies with a real guest, changed while it runs; and the same after each of those who carry it died.
+//! Destinations × policies with a real guest, changed while it runs; and the same after each of those who carry it
+//! died.
 
 use super::{NAME, SOON, around::OTHER, is_denied, reaches, spoof::not_themselves, world};
 use crate::{sh, start_with};
@@ -122,8 +123,8 @@ fn end_daemon(env: &TestEnv) {
     daemon.wait_gone(SOON);
 }
 
-/// Under a policy that names a domain: what its name resolved to before the daemon died is open without asking again, and
-/// nothing else is.
+/// Under a policy that names a domain: what its name resolved to before the daemon died is open without asking again,
+/// and nothing else is.
 #[track_caller]
 fn keeps_what_it_learnt(env: &TestEnv) {
     end_daemon(env);

@@ -1,5 +1,6 @@
-//! A guest whose root sends what is not its own: addresses of others, and what nobody speaks here. Frame by frame, and with a
-//! witness for each: `crates/root-helper/tests/it/spoof.rs`. Here they go through a real card, out of a real guest.
+//! A guest whose root sends what is not its own: addresses of others, and what nobody speaks here. Frame by frame, and
+//! with a witness for each: `crates/root-helper/tests/it/spoof.rs`. Here they go through a real card, out of a real
+//! guest.
 
 use super::{SOON, inside};
 use crate::sh;

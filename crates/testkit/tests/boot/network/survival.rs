@@ -20,7 +20,8 @@ fn kill(env: &TestEnv, program: &str, word: &str) {
     victims[0].wait_gone(Duration::from_secs(10));
 }
 
-/// A card needs nothing of the image, and what the image has leaves it alone: `db` has booted systemd, `tiny` is busybox.
+/// A card needs nothing of the image, and what the image has leaves it alone: `db` has booted systemd, `tiny` is
+/// busybox.
 #[track_caller]
 fn kinds(env: &TestEnv) {
     let addresses = |vm: &str| sh(env, vm, "hostname -I").trim().to_owned();

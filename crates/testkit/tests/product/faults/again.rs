@@ -9,7 +9,8 @@ use super::{
 
 /// How it ended before is forgotten, and no machine is there yet.
 const FORGOTTEN: Cases = &[(Daemon, FAILED), (Client, STOPPED)];
-/// Without whoever asked it is down as before; what lost its starter has failed, or comes up before the next daemon looks.
+/// Without whoever asked it is down as before; what lost its starter has failed, or comes up before the next daemon
+/// looks.
 const AGAIN_BEFORE_SHIM: Cases = &[(Daemon, BY_CHANCE), (DaemonInTime, RUNNING), (Client, STOPPED), (Shim, FAILED)];
 const AGAIN_IN_SHIM: Cases = &[(Daemon, RUNNING), (Client, STOPPED), (Shim, FAILED)];
 /// Its monitor was killed over its head: what it says of that when it goes on is chance, as nobody says what was meant.

@@ -17,7 +17,8 @@ const KEPT: Cases = &[(Daemon, RUNNING)];
 const LAST: Cases = &[(Daemon, FAILED)];
 
 pub(super) const ROWS: &[Row] = &[
-    // The first VM's start is the network's; a daemon that finds nobody on it ends it, for the next row to make it again.
+    // The first VM's start is the network's; a daemon that finds nobody on it ends it, for the next row to make it
+    // again.
     ("start.seated", Run, BEFORE_MACHINE),
     ("network.spawned", Run, BEFORE_MACHINE),
     ("network.recorded", Run, BEFORE_MACHINE),

@@ -40,7 +40,8 @@ fn several_bring_it_at_once() {
     delete(&env, "w");
 }
 
-/// Whoever waits for a VM that is deleted meanwhile waits for the one that has its name then, and whoever is at work there.
+/// Whoever waits for a VM that is deleted meanwhile waits for the one that has its name then, and whoever is at work
+/// there.
 #[test]
 fn a_vm_that_was_made_anew_while_one_waits_is_waited_for() {
     let Some(env) = TestEnv::fake() else { return };
@@ -101,8 +102,8 @@ fn what_did_not_change_keeps_its_times() {
     delete(&env, "w");
 }
 
-/// A change without a commit is as new as it is there: what was built meanwhile was built without it, whenever it was made
-/// here. One that comes again as it was is not new.
+/// A change without a commit is as new as it is there: what was built meanwhile was built without it, whenever it was
+/// made here. One that comes again as it was is not new.
 #[test]
 fn what_did_change_is_newer_than_what_was_built_without_it() {
     let Some(env) = TestEnv::fake() else { return };

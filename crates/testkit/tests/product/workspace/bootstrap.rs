@@ -1,5 +1,5 @@
-//! Tools a repository asks for: the guest's mise installs them, or it is said why not. mise is a fake, and so is the host's,
-//! which nobody may run.
+//! Tools a repository asks for: the guest's mise installs them, or it is said why not. mise is a fake, and so is the
+//! host's, which nobody may run.
 
 use super::{corpus, place};
 use crate::{SOON, delete};

@@ -95,7 +95,8 @@ fn an_untracked_file_that_vanishes_on_its_way_costs_no_other_one() {
     delete(&env, "w");
 }
 
-/// One that the guest's git cannot add, for want of a program that the guest's user asks for. The guest has little but git.
+/// One that the guest's git cannot add, for want of a program that the guest's user asks for. The guest has little but
+/// git.
 #[test]
 fn an_untracked_file_that_git_cannot_add_costs_no_other_one() {
     let Some(env) = TestEnv::fake() else { return };

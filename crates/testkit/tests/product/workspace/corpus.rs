@@ -340,7 +340,8 @@ impl Repo<'_> {
     }
 }
 
-/// A repository most of whose bytes are in its past: each of `commits` replaces a file of `mib` that nothing compresses.
+/// A repository most of whose bytes are in its past: each of `commits` replaces a file of `mib` that nothing
+/// compresses.
 pub(super) fn long_past(env: &TestEnv, commits: u32, mib: usize) -> PathBuf {
     let root = place(env, "src-past");
     fs::create_dir_all(&root).expect("a directory");

@@ -151,8 +151,8 @@ fn without_git_in_the_guest_the_files_arrive_and_an_export_says_what_is_missing(
     delete(&env, "w");
 }
 
-/// As if a file had been checked out and edited within one tick of the clock, an hour ago, and is as large as it was: git looks
-/// into it because it is no older than the index. The index has one entry, behind a header of 12 bytes.
+/// As if a file had been checked out and edited within one tick of the clock, an hour ago, and is as large as it was:
+/// git looks into it because it is no older than the index. The index has one entry, behind a header of 12 bytes.
 fn edit_in_one_tick(copy: &Path) {
     fs::write(copy.join("file"), "two\n").expect("a file");
     let hour = Duration::from_secs(3600);
@@ -191,8 +191,8 @@ fn what_was_edited_in_the_moment_after_it_was_brought_is_the_guests_work() {
     delete(&env, "w");
 }
 
-/// A repository in which an `--apply` was killed after it put a file away: whatever comes next there puts it back, or says
-/// why it does not.
+/// A repository in which an `--apply` was killed after it put a file away: whatever comes next there puts it back, or
+/// says why it does not.
 #[test]
 fn an_apply_that_was_killed_is_taken_back_by_what_comes_next() {
     let Some(env) = TestEnv::fake() else { return };

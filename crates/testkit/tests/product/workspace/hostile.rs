@@ -196,7 +196,8 @@ fn a_repository_cannot_bring_what_is_outside_it() {
     delete(&env, "w");
 }
 
-/// A repository that names another one's directory of objects gets out of there what it can name itself, in either mode.
+/// A repository that names another one's directory of objects gets out of there what it can name itself, in either
+/// mode.
 #[test]
 fn a_list_of_other_directories_brings_nothing_else_of_theirs() {
     let Some(env) = TestEnv::fake() else { return };

@@ -19,7 +19,8 @@ fn known(env: &TestEnv, repo: &Path, others: bool) -> BTreeSet<PathBuf> {
     there.into_iter().filter(|path| repo.join(path).symlink_metadata().is_ok()).collect()
 }
 
-/// Whether the lines name these files, each as git prints it; what is no UTF-8 is escaped, and git does not do that alone.
+/// Whether the lines name these files, each as git prints it; what is no UTF-8 is escaped, and git does not do that
+/// alone.
 #[track_caller]
 fn assert_lists(env: &TestEnv, repo: &Path, tracked: &BTreeSet<PathBuf>, lines: &str) {
     let names = listed(&says(env, repo, &["ls-files", "-z", "--deduplicate"]));

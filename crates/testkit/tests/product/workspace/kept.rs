@@ -1,4 +1,5 @@
-//! A workspace that comes again over what the guest made there: nothing of the guest's breaks, and what is lost was named.
+//! A workspace that comes again over what the guest made there: nothing of the guest's breaks, and what is lost was
+//! named.
 
 use super::{corpus, git, place, prepare, refresh::with_submodule, says, tree};
 use crate::{delete, start};

@@ -80,7 +80,8 @@ fn what_is_only_staged_is_work() {
     delete(&env, "w");
 }
 
-/// Branches nobody is on, which only the full mode brings: they follow the repository while the guest leaves them alone.
+/// Branches nobody is on, which only the full mode brings: they follow the repository while the guest leaves them
+/// alone.
 #[test]
 fn other_branches_follow_the_repository() {
     let Some(env) = TestEnv::fake() else { return };

@@ -6,8 +6,8 @@ use banger_testkit::{Meter, TestEnv, require};
 use std::{ffi::OsString, fs, path::Path};
 
 /// A private mount namespace in which nothing can be written but a file system for temporary files, of little more room
-/// than the index takes; what a copy of the tree, or a part of it, would need is nowhere. Memory is short, too: `ulimit -d`
-/// counts what a program writes to, not files it maps.
+/// than the index takes; what a copy of the tree, or a part of it, would need is nowhere. Memory is short, too: `ulimit
+/// -d` counts what a program writes to, not files it maps.
 const NO_ROOM: &str = r#"
 set -eu
 size=$1
@@ -28,8 +28,8 @@ if touch "$HOME/written" 2>/dev/null; then exit 9; fi
 find "$TMPDIR" -mindepth 1 >&2
 "#;
 
-/// Brings `repo` with no room but `room` bytes for temporary files, and little memory. What comes first is a meter's, or
-/// nothing.
+/// Brings `repo` with no room but `room` bytes for temporary files, and little memory. What comes first is a meter's,
+/// or nothing.
 #[track_caller]
 fn prepare_without_room(env: &TestEnv, mut words: Vec<OsString>, room: u64, repo: &Path, copy: &Path) {
     words.extend(
@@ -97,9 +97,9 @@ fn a_long_past_stays_where_it_is() {
     delete(&env, "w");
 }
 
-/// Makes as many objects of as many MiB as it is told, which nothing compresses, and says to git's fast-import how each of them
-/// was a file that the next one took the place of; a dozen small commits follow. The objects are as unlike as they have to be
-/// to be different, and git itself would take a minute to hash them.
+/// Makes as many objects of as many MiB as it is told, which nothing compresses, and says to git's fast-import how each
+/// of them was a file that the next one took the place of; a dozen small commits follow. The objects are as unlike as
+/// they have to be to be different, and git itself would take a minute to hash them.
 const GIGABYTES: &str = r#"
 import hashlib, os, struct, sys, zlib
 count, size = int(sys.argv[1]), int(sys.argv[2]) << 20
