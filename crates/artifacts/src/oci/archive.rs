@@ -81,7 +81,7 @@ impl SavedImage {
         self.layers.as_deref().unwrap_or_default()
     }
 
-    /// Returns its first tag.
+    /// Returns its first tag, or the one it was found by.
     pub(super) fn tag(&self) -> Option<&str> {
         self.repo_tags.as_ref()?.first().map(String::as_str)
     }
@@ -145,12 +145,16 @@ impl ArchiveFiles {
     /// Returns the image of that name, or the only one, for the platform, from an OCI layout.
     pub(super) fn find(&self, name: Option<&str>, platform: &Platform) -> Result<FoundImage, OciError> {
         let what = self.path.display().to_string();
+        if !self.has("index.json") && self.has("manifest.json") {
+            return Err(self.unusable("it is not in OCI's layout; docker-archive: reads what `docker save` wrote"));
+        }
         let index = self.document("index.json", None, &what)?;
         let Document::Index(all) = index else { return Err(self.unusable("its index.json is no list")) };
-        let mut candidates: Vec<Descriptor> = match name {
-            Some(name) => {
-                all.iter().filter(|d| d.name.as_deref().is_some_and(|n| same_name(n, name))).cloned().collect()
-            }
+        if all.is_empty() {
+            return Err(self.unusable("it has no images"));
+        }
+        let mut candidates = match name {
+            Some(name) => called(&all, name),
             None => all.clone(),
         };
         if candidates.is_empty() || (name.is_none() && several_names(&candidates)) {
@@ -161,7 +165,15 @@ impl ArchiveFiles {
             };
             return Err(self.unusable(&why));
         }
-        let called = candidates.iter().find_map(|d| d.name.clone());
+        if let Ok(chosen) = choose(&candidates, platform) {
+            let same = |other: &&Descriptor| other.platform == chosen.platform && other.digest != chosen.digest;
+            let others: Vec<String> = candidates.iter().filter(same).take(MAX_NAMED).map(label).collect();
+            if !others.is_empty() {
+                let why = format!("several of its images fit: {}, {}", label(chosen), others.join(", "));
+                return Err(self.unusable(&why));
+            }
+        }
+        let found_as = candidates.iter().find_map(|d| d.name.clone());
         for _ in 0..MAX_DEPTH {
             let chosen = choose(&candidates, platform).map_err(|there| OciError::Platform {
                 asked: platform.clone(),
@@ -170,7 +182,7 @@ impl ArchiveFiles {
             })?;
             match self.document(&blob_name(&chosen.digest), Some(chosen), &what)? {
                 Document::Manifest(manifest) => {
-                    return Ok(FoundImage { manifest, digest: chosen.digest, name: called });
+                    return Ok(FoundImage { manifest, digest: chosen.digest, name: found_as });
                 }
                 Document::Index(more) => candidates = more,
             }
@@ -180,14 +192,26 @@ impl ArchiveFiles {
 
     /// Returns the image of that name, or the only one, from the output of `docker save`.
     pub(super) fn saved(&self, name: Option<&str>) -> Result<SavedImage, OciError> {
+        if !self.has("manifest.json") && self.has("index.json") {
+            return Err(self.unusable("`docker save` did not write it; oci-archive: reads OCI's layout"));
+        }
         let bytes = self.read("manifest.json")?;
         let of = self.path.display().to_string();
         let all = saved_manifest(&bytes).map_err(|source| OciError::Document { what: "manifest", of, source })?;
+        if all.is_empty() {
+            return Err(self.unusable("it has no images"));
+        }
         let tags = |saved: &SavedImage| saved.repo_tags.clone().unwrap_or_default();
         let fits = |saved: &&SavedImage| name.is_none_or(|name| tags(saved).iter().any(|tag| same_name(tag, name)));
         let mut fitting = all.iter().filter(fits);
         match (fitting.next(), fitting.next()) {
-            (Some(saved), None) => Ok(saved.clone()),
+            (Some(saved), None) => {
+                let mut saved = saved.clone();
+                if let (Some(name), Some(tags)) = (name, &mut saved.repo_tags) {
+                    tags.retain(|tag| same_name(tag, name));
+                }
+                Ok(saved)
+            }
             (first, _) => {
                 let names: Vec<String> = all.iter().flat_map(tags).take(MAX_NAMED).collect();
                 let problem =
@@ -205,6 +229,13 @@ impl ArchiveFiles {
             of: of.to_owned(),
             source,
         })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        match &self.kind {
+            Kind::Directory => self.path.join(name).exists(),
+            Kind::Tar { members, .. } => members.contains_key(name.as_bytes()),
+        }
     }
 
     fn unusable(&self, why: &str) -> OciError {
@@ -235,7 +266,15 @@ fn decompressed(
     let decoder: Box<dyn Read + '_> = match Compression::detect(magic) {
         Compression::Gzip => Box::new(MultiGzDecoder::new(BufReader::new(file))),
         Compression::Zstd => Box::new(zstd::Decoder::new(file).map_err(OciError::io("read", path))?),
-        Compression::None => return Ok(None),
+        Compression::None => {
+            let packed = match magic {
+                [0xfd, b'7', b'z', b'X'] => "xz",
+                [b'B', b'Z', b'h', b'1'..=b'9'] => "bzip2",
+                _ => return Ok(None),
+            };
+            let why = format!("it is compressed with {packed}, which is not read here; `{packed} -d` unpacks it");
+            return Err(OciError::Archive { path: path.to_owned(), why });
+        }
     };
     job.progress.phase("unpacking the archive");
     let mut spool = tempfile::tempfile_in(work).map_err(OciError::io("make a file in", work))?;
@@ -288,6 +327,18 @@ fn several_names(all: &[Descriptor]) -> bool {
     names.sort_unstable();
     names.dedup();
     names.len() > 1
+}
+
+/// Returns the descriptors of that name, or, when there are none, those of that bare tag.
+fn called(all: &[Descriptor], name: &str) -> Vec<Descriptor> {
+    let is = |there: Option<&str>| there.is_some_and(|there| same_name(there, name));
+    let named: Vec<Descriptor> = all.iter().filter(|d| is(d.name.as_deref())).cloned().collect();
+    if named.is_empty() { all.iter().filter(|d| d.tag.as_deref() == Some(name)).cloned().collect() } else { named }
+}
+
+/// Name and digest of an image, for a list of candidates.
+fn label(descriptor: &Descriptor) -> String {
+    format!("{} ({})", descriptor.name.as_deref().unwrap_or("unnamed"), descriptor.digest.short())
 }
 
 /// Whether a name in an archive is the one asked for, in either's short or full form.

@@ -64,8 +64,10 @@ pub(super) struct Descriptor {
     pub(super) digest: Digest,
     pub(super) size: u64,
     pub(super) platform: Option<Platform>,
-    /// Tag, in the index of an OCI layout.
+    /// Name, in the index of an OCI layout: containerd's where there is one, otherwise the tag.
     pub(super) name: Option<String>,
+    /// `org.opencontainers.image.ref.name`: a bare tag by the specification, a whole name from some writers.
+    pub(super) tag: Option<String>,
 }
 
 /// Configuration of an image.
@@ -223,7 +225,10 @@ impl Descriptor {
 
 impl RawDescriptor {
     fn read(self) -> Descriptor {
-        let name = self.annotations.and_then(|mut all| all.remove("org.opencontainers.image.ref.name"));
+        let mut annotations = self.annotations.unwrap_or_default();
+        let mut short = |key: &str| annotations.remove(key).filter(|name| name.len() <= 512);
+        let tag = short("org.opencontainers.image.ref.name");
+        let name = short("io.containerd.image.name").or_else(|| tag.clone());
         Descriptor {
             media_type: self.media_type.chars().filter(|c| !c.is_control()).take(128).collect(),
             digest: self.digest,
@@ -233,7 +238,8 @@ impl RawDescriptor {
                 .platform
                 .map(|it| Platform::declared(&it.os, &it.architecture, it.variant.as_deref()))
                 .filter(|platform| !platform.is_undeclared()),
-            name: name.filter(|name| name.len() <= 512),
+            name,
+            tag,
         }
     }
 }

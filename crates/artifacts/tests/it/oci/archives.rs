@@ -114,7 +114,7 @@ fn layouts_in_directories_and_tars() {
         (format!("oci:{dir}"), "several images; name one after another colon: v1, v2"),
         (format!("oci:{dir}:v3"), "no image \"v3\"; it has: v1, v2"),
         ("oci:/none".into(), "cannot open /none/index.json"),
-        (format!("docker-archive:{plain}"), "no \"manifest.json\""),
+        (format!("docker-archive:{plain}"), "oci-archive: reads OCI's layout"),
     ] {
         let error = host.pull(&source).unwrap_err();
         let said = super::registry::chain(&error);
@@ -146,8 +146,7 @@ fn what_docker_saves() {
     let host = Host::new();
     let (one, two) = (Layer::new().file("a", "one").done(), Layer::new().file("b", "b").done());
     let config = json!({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [digest(&one), digest(&two)]}});
-    let manifest =
-        json!([{"Config": "config.json", "RepoTags": ["app:v1"], "Layers": ["one/layer.tar", "two/layer.tar"]}]);
+    let manifest = json!([{"Config": "config.json", "RepoTags": ["app:v1", "app:v2"], "Layers": ["one/layer.tar", "two/layer.tar"]}]);
     let tar = Layer::new()
         .file("config.json", config.to_string())
         .file("shared/layer.tar", &one)
@@ -158,6 +157,7 @@ fn what_docker_saves() {
     let path = write(&host, "saved.tar", &tar);
     assert_eq!(a(&host, &format!("docker-archive:{path}")), ("one".into(), Some("app:v1".into())));
     assert!(host.pull(&format!("docker-archive:{path}:docker.io/library/app:v1")).unwrap().known);
+    assert_eq!(a(&host, &format!("docker-archive:{path}:app:v2")), ("one".into(), Some("app:v2".into())));
 }
 
 #[test]
@@ -215,4 +215,67 @@ fn members_that_point_elsewhere_are_not_followed() {
     let refusal = host.refusal(&format!("oci-archive:{path}"));
     assert!(refusal.contains("cannot") || refusal.contains("there is no"), "{refusal}");
     assert!(Path::new(&path).exists());
+}
+
+/// Changes the index of a layout with the given images.
+fn with_index(images: &[(&str, &str)], change: impl FnOnce(&mut Vec<Value>)) -> Vec<u8> {
+    let mut files = layout(images);
+    let (_, index) = files.iter_mut().find(|(name, _)| name == "index.json").unwrap();
+    let mut json: Value = serde_json::from_slice(index).unwrap();
+    change(json["manifests"].as_array_mut().unwrap());
+    *index = json.to_string().into_bytes();
+    archive(&files)
+}
+
+fn refusal(host: &Host, source: &str) -> String {
+    super::registry::chain(&host.pull(source).err().unwrap())
+}
+
+#[test]
+fn containerd_names_choose_and_name_an_image() {
+    let host = Host::new();
+    let tar = with_index(&[("latest", "one"), ("latest", "two")], |index| {
+        for (descriptor, name) in index.iter_mut().zip(["docker.io/library/one:latest", "docker.io/library/two:latest"])
+        {
+            descriptor["annotations"]["io.containerd.image.name"] = json!(name);
+        }
+    });
+    let path = write(&host, "two.tar", &tar);
+    let two = ("two".to_owned(), Some("docker.io/library/two:latest".to_owned()));
+    assert_eq!(a(&host, &format!("oci-archive:{path}:two:latest")), two);
+    for source in [format!("oci-archive:{path}"), format!("oci-archive:{path}:latest")] {
+        let why = refusal(&host, &source);
+        assert!(why.contains("library/one:latest") && why.contains("library/two:latest"), "{why}");
+    }
+}
+
+#[test]
+fn one_name_for_two_images_is_refused() {
+    let host = Host::new();
+    let path = write(&host, "twice.tar", &with_index(&[("v1", "one"), ("v1", "two")], |_| ()));
+    for source in [format!("oci-archive:{path}"), format!("oci-archive:{path}:v1")] {
+        assert!(refusal(&host, &source).contains("several of its images fit: v1 ("), "{source}");
+    }
+}
+
+#[test]
+fn unusable_archives_say_what_they_are() {
+    let host = Host::new();
+    let path = |name: &str, bytes: &[u8]| write(&host, name, bytes);
+    let saved = |list: &str| archive(&[("manifest.json".into(), list.as_bytes().to_vec())]);
+    let none = path("none.tar", &with_index(&[("v1", "one")], Vec::clear));
+    let empty = path("empty.tar", &saved("[]"));
+    let xz = path("app.tar.xz", b"\xfd7zXZ\0 and more");
+    let bzip2 = path("app.tar.bz2", b"BZh91AY&SY");
+    for (source, why) in [
+        (format!("oci-archive:{none}"), "it has no images"),
+        (format!("docker-archive:{empty}"), "it has no images"),
+        (format!("oci-archive:{xz}"), "compressed with xz"),
+        (format!("oci-archive:{bzip2}"), "compressed with bzip2"),
+        (format!("oci-archive:{empty}"), "docker-archive: reads"),
+        (format!("docker-archive:{none}"), "oci-archive: reads"),
+    ] {
+        let is = refusal(&host, &source);
+        assert!(is.contains(why), "{source}: {is}");
+    }
 }
