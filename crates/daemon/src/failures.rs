@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn a_host_that_is_no_debian_is_told_of_registries() {
         let source = Box::new(ImageError::Debian(DebianError::NoSources(Vec::new())));
-        let failure = ImageError::Pull { name: "debian-bookworm".parse().unwrap(), source }.explain();
+        let failure = ImageError::Pull { what: "image debian-bookworm".into(), source }.explain();
         assert_eq!(failure.code, Code::Unsupported);
         assert!(failure.hints.concat().contains("--image debian:12"), "{failure:?}");
     }

@@ -71,6 +71,15 @@ pub struct WrittenBundle {
     pub entry: Value,
 }
 
+impl WrittenBundle {
+    /// Has the catalog entry offer the image under this name, as far as an entry can have it.
+    #[must_use]
+    pub fn named(mut self, name: &ImageName) -> Self {
+        self.entry["name"] = json!(plain(name));
+        self
+    }
+}
+
 /// Error of a bundle that is no image.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {

@@ -30,10 +30,10 @@ pub enum ImageError {
         source: Corruption,
     },
     /// None of the entry's sources worked; `source` is the error of the last one tried.
-    #[error("cannot pull image {name}")]
+    #[error("cannot pull {what}")]
     Pull {
-        /// The name.
-        name: ImageName,
+        /// `image NAME`, or the file with images that was asked for.
+        what: String,
         /// Cause.
         source: Box<ImageError>,
     },

@@ -62,7 +62,10 @@ impl ImageStore {
         job: &Job<'_>,
     ) -> Result<Pulled, ImageError> {
         self.pull_opened(registries, request, job).map_err(|error| ImageError::Pull {
-            name: request.name.clone(),
+            what: match &request.source {
+                ImageSource::Registry(_) => format!("image {}", request.name),
+                file => file.to_string(),
+            },
             source: Box::new(error.or_cancelled(job.cancel)),
         })
     }

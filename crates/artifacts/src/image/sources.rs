@@ -57,7 +57,7 @@ impl ImageStore {
         // The error of a source that failed is more useful than that of an unsupported one.
         let error = failed.map(|(_, error)| error).or_else(|| useless.map(|error| error.clone().into()));
         let source = error.expect("a catalog entry has at least one source").or_cancelled(job.cancel);
-        Err(ImageError::Pull { name: entry.name.clone(), source: Box::new(source) })
+        Err(ImageError::Pull { what: format!("image {}", entry.name), source: Box::new(source) })
     }
 
     fn pull_listed(

@@ -96,11 +96,18 @@ impl ImageService {
             return Err(Failure::new(Code::Invalid, format!("{} is not an absolute path", output.display())));
         }
         operation.begin(format!("checking image {reference}"));
+        // The manifest has the name of the first pull, which may be gone, or none that anybody gave.
+        let names = self.store.names_of_image(&id).await?;
+        let latest = format!("{reference}:latest");
+        let asked = names.iter().find(|name| [reference, &latest].contains(&name.as_str())).or(names.first()).cloned();
         let (images, path) = (self.images.clone(), output.clone());
-        let bundle =
+        let mut bundle =
             blocking(Arc::new(operation.clone()), operation.cancel(), move |job| images.bundle(&id, &path, &job))
                 .await
                 .map_err(Explain::explain)?;
+        if let Some(name) = asked {
+            bundle = bundle.named(&name);
+        }
         Ok(ImageBundle { path: output, size: ByteSize(bundle.size), sha256: bundle.sha256, entry: bundle.entry })
     }
 

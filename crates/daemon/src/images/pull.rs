@@ -187,6 +187,6 @@ pub(crate) fn runs_here(image: &Image) -> Result<(), Failure> {
     if arch == host || (host, arch) == ("x86_64", "i686") {
         return Ok(());
     }
-    let why = format!("image {} is for {arch}, and this host is {host}", image.manifest.name);
+    let why = format!("the image is for {arch}, and this host is {host}");
     Err(Failure::new(Code::Unsupported, why).hint("pull the image again, without --platform"))
 }

@@ -155,6 +155,12 @@ fn a_bundle_that_turns_out_to_be_here_is_known_and_brings_no_kernel_to_what_is_f
     assert_eq!(kernel(), "debian-6.1");
     let again = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);
     assert!(!again.err().contains("recommends"), "{again}");
+    // It is published under the name it was asked for by.
+    env.banger(["image", "pull", &offered.source, "--name", "another"]).patience(SOON).run().expect(0);
+    let bundled =
+        env.banger(["image", "bundle", "mine", "-o", "mine.tar.zst", "--json"]).patience(SOON).run().expect(0);
+    assert_eq!(bundled.json()["entry"]["name"], "mine");
+    env.banger(["image", "delete", "another"]).run().expect(0);
     // What somebody chose, the catalog does not take back.
     env.banger(["image", "pull", "mine", "--kernel", "debian-6.1"]).patience(SOON).run().expect(0);
     offered.edit(|catalog| catalog["entries"][0]["kernel"] = "other-6.1".into());
