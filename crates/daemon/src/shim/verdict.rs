@@ -149,7 +149,7 @@ pub(super) fn decide(evidence: &Evidence<'_>) -> Verdict {
         (None, Some(ShutdownReason::GuestReset | ShutdownReason::GuestPanic)) => {
             let what = match panic {
                 Some(line) => format!("the guest's kernel panicked: {line}"),
-                None => "the guest reset without a power".to_owned(),
+                None => "the guest reset without a word".to_owned(),
             };
             let when = if ready.is_some() { "" } else { ", before its agent was ready" };
             end(GuestFailed, format!("{what}{when}"))
@@ -167,7 +167,7 @@ fn with_stderr(reason: String, machine: &MachineEnd) -> String {
     }
 }
 
-/// Updates the number of consecutive boots with no timer or a late one. Such a boot resets without a power event: a
+/// Updates the number of consecutive boots with no timer or a late one. Such a boot resets without a word event: a
 /// guest that sends one is up.
 pub(super) fn bad_timers(before: u32, says_so: bool, power: Option<Power>) -> u32 {
     if says_so && power.is_none() { before + 1 } else { 0 }
@@ -296,7 +296,7 @@ mod tests {
             let found = Evidence { bad_timers, was_ready: bad_timers % 2 == 0, ..evidence(&reset) };
             assert_eq!(decide(&found), Verdict::Relaunch);
             // Regardless of the timer message: a guest that was ready had a timer, and one that panicked has failed.
-            ends(&Evidence { ready: Some(Init::Agent), ..found.clone() }, ExitCause::GuestFailed, "without a power");
+            ends(&Evidence { ready: Some(Init::Agent), ..found.clone() }, ExitCause::GuestFailed, "without a word");
             ends(&Evidence { panic: Some("oops"), ..found.clone() }, ExitCause::GuestFailed, "oops");
             ends(&Evidence { requested: Requested::End, ..found }, ExitCause::Ended, "daemon");
         }
@@ -337,7 +337,7 @@ mod tests {
         let reset = exited(0, Some(ShutdownReason::GuestReset));
         let ready = |init| Evidence { ready: Some(init), ..evidence(&reset) };
         assert_eq!(decide(&ready(Init::Image)), Verdict::Relaunch);
-        ends(&ready(Init::Agent), ExitCause::GuestFailed, "without a power");
+        ends(&ready(Init::Agent), ExitCause::GuestFailed, "without a word");
         ends(&evidence(&reset), ExitCause::GuestFailed, "before its agent was ready");
         let panic = Some("Kernel panic - not syncing: oops");
         ends(&Evidence { panic, ..ready(Init::Image) }, ExitCause::GuestFailed, "not syncing: oops");

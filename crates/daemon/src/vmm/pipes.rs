@@ -48,8 +48,8 @@ impl StderrTail {
         Ok(Self(tokio::spawn(tail(stderr))))
     }
 
-    /// Returns the tail once the VMM has ended. Waiting for the end of the pipe is bounded, in case another process
-    /// still holds it open.
+    /// Returns the tail once the VMM has ended. Waiting for the end of the pipe is bounded: a program that is
+    /// not the expected VMM may have left it open in another process.
     pub(super) async fn read(&mut self) -> String {
         let bytes = timeout(DRAIN_TIMEOUT, &mut self.0).await.ok().and_then(Result::ok).unwrap_or_default();
         String::from_utf8_lossy(&bytes).trim().to_owned()

@@ -133,7 +133,7 @@ async fn no_vmm_leaves_a_core_and_the_hosts_program_for_them_gets_none() {
         let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
         line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
     };
-    // Where the host gives this user no limit to raise, there is none for a VMM either.
+    // A hard limit of 0 for this user applies to the VMM too.
     let [_, hard] = &limit(std::process::id())[..] else { panic!("two limits") };
     let most = if hard == "0" { "0" } else { "1" };
     for vmm in VMMS {
@@ -163,8 +163,8 @@ async fn where_namespaces_are_forbidden_landlock_and_the_filter_are_left_and_it_
         let host = Host::new();
         let (outcomes, unconfined) = probe(setup, host.words()).await;
         assert!(unconfined.is_some_and(|lack| lack.starts_with("this host allows no namespaces of its own")));
-        // Firecracker may connect to sockets for its guest; sockets with a path are all that namespaces and the root do
-        // not keep from it.
+        // Sockets with a path are all that Landlock and the filter leave open, and only to Firecracker, which connects to
+        // sockets for its guest.
         let (left, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
             outcomes.into_iter().partition(|(_, outcome)| outcome == "done");
         let left: BTreeSet<String> = left.into_keys().collect();

@@ -168,7 +168,7 @@ impl Holder {
         answer.trim().to_owned()
     }
 
-    fn card(&self) -> Network {
+    fn nic(&self) -> Network {
         let holder = ProcessIdentity::of(self.shell.id()).unwrap();
         Network { tap: TAP.into(), mac: "02:62:0a:d5:00:02".parse().unwrap(), holder }
     }
@@ -196,7 +196,7 @@ async fn a_network_card_is_its_tap_in_the_holders_namespace() {
     }
     let mut holder = Holder::with_tap();
     assert!(!holder.is_plugged_in());
-    setup.plan.network = Some(holder.card());
+    setup.plan.network = Some(holder.nic());
     setup.plan.kernel_args.extend(["ignore_loglevel", "earlyprintk=serial,ttyS0,115200"].map(str::to_owned));
     let shim = setup.launch().await;
     // Firecracker accepted its whole configuration, including the NIC; otherwise there would be no machine.
@@ -219,7 +219,7 @@ async fn a_tap_that_is_not_there_is_refused_in_firecrackers_words() {
         return;
     }
     let holder = Holder::with_tap();
-    setup.plan.network = Some(Network { tap: "bt000000000000".into(), ..holder.card() });
+    setup.plan.network = Some(Network { tap: "bt000000000000".into(), ..holder.nic() });
     let refused = setup.shims.launch(&setup.plan).await.unwrap_err().to_string();
     assert!(refused.contains("Firecracker refuses PUT /network-interfaces/eth0"), "{refused}");
 }

@@ -39,7 +39,7 @@ impl Call {
             Self::Machine(_) => (Method::PUT, "/machine-config".into()),
             Self::Boot(_) => (Method::PUT, "/boot-source".into()),
             Self::Drive(drive) => (Method::PUT, format!("/drives/{}", drive.drive_id)),
-            Self::Network(card) => (Method::PUT, format!("/network-interfaces/{}", card.iface_id)),
+            Self::Network(nic) => (Method::PUT, format!("/network-interfaces/{}", nic.iface_id)),
             Self::Vsock(_) => (Method::PUT, "/vsock".into()),
             Self::Entropy(_) => (Method::PUT, "/entropy".into()),
             Self::Act(_) => (Method::PUT, "/actions".into()),
