@@ -163,8 +163,8 @@ async fn where_namespaces_are_forbidden_landlock_and_the_filter_are_left_and_it_
         let host = Host::new();
         let (outcomes, unconfined) = probe(setup, host.words()).await;
         assert!(unconfined.is_some_and(|lack| lack.starts_with("this host allows no namespaces of its own")));
-        // Sockets with a path are all that Landlock and the filter leave open, and only to Firecracker, which connects to
-        // sockets for its guest.
+        // Sockets with a path are all that Landlock and the filter leave open, and only to Firecracker, which connects
+        // to sockets for its guest.
         let (left, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
             outcomes.into_iter().partition(|(_, outcome)| outcome == "done");
         let left: BTreeSet<String> = left.into_keys().collect();

@@ -269,15 +269,11 @@ pub(in crate::vmm) mod tests {
     #[test]
     fn a_network_card_is_a_tap_that_is_open_already() {
         let holder = crate::process::ProcessIdentity { pid: 1, start_time: 1 };
-<<<<<<< HEAD
-        let card = crate::vmm::plan::Network {
+        let nic = crate::vmm::plan::Network {
             tap: "bt0123456789ab".into(),
             mac: "02:62:0a:d5:00:02".parse().unwrap(),
             holder,
         };
-=======
-        let nic = crate::vmm::plan::Network { tap: "bt0123456789ab".into(), mac: "02:62:0a:d5:00:02".into(), holder };
->>>>>>> c3b8d88 (daemon: vmm: a NIC in its tests too, and three comments closer to the facts)
         let plain = lines(&plan(), Start::Kernel, true);
         let with_nic = lines(&LaunchPlan { network: Some(nic), ..plan() }, Start::Kernel, true);
         let added: Vec<&str> = with_nic.lines().filter(|line| !plain.lines().any(|old| old == *line)).collect();
