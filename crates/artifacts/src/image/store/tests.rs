@@ -368,9 +368,12 @@ fn a_registered_file_is_used_where_it_lies_and_refused_once_it_changed() {
     let stored: Vec<_> = fs::read_dir(dir.path().join("images").join(id.as_str())).unwrap().collect();
     assert_eq!(stored.len(), 1, "nothing but the manifest");
     assert_eq!(verify(&store, id, Depth::Full).unwrap(), image);
-    // The same file again is the same image; what it recommends may change.
-    assert_eq!(store.register(&name, &file, None, &job).unwrap().manifest.id, *id);
-    assert_eq!(store.get(id).unwrap().manifest.kernel, None);
+    // The same file again is the same image. It keeps the kernel it recommends, unless another one is named.
+    let other = Some("other-6.12".parse().unwrap());
+    for (given, recommended) in [(None, &kernel), (other.clone(), &other), (None, &other)] {
+        assert_eq!(store.register(&name, &file, given, &job).unwrap().manifest.id, *id);
+        assert_eq!(store.get(id).unwrap().manifest.kernel, *recommended);
+    }
 
     fs::OpenOptions::new().append(true).open(&file).unwrap().set_len(image.manifest.size_bytes + 4096).unwrap();
     for depth in [Depth::Quick, Depth::Full] {
