@@ -167,7 +167,7 @@ fn with_stderr(reason: String, machine: &MachineEnd) -> String {
     }
 }
 
-/// Updates the number of consecutive boots with no timer or a late one. Such a boot resets without a word event: a
+/// Updates the number of consecutive boots with no timer or a late one. Such a boot resets without a power event: a
 /// guest that sends one is up.
 pub(super) fn bad_timers(before: u32, says_so: bool, power: Option<Power>) -> u32 {
     if says_so && power.is_none() { before + 1 } else { 0 }
