@@ -65,7 +65,7 @@ impl<In: Transport> ureq::unversioned::transport::Connector<In> for Connector {
         let host = details.uri.host().ok_or(Error::HostNotFound)?;
         // An IPv6 address is in brackets in an address, and in none here.
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::Tls("the host's name is none"))?;
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| Error::Tls("the host's name is not one"))?;
         let mut connection = ClientConnection::new(self.0.clone(), name)?;
         let mut socket = TransportAdapter::new(transport.boxed(), details.current_time.clone());
         socket.set_timeout(remaining(details));

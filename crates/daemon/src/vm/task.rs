@@ -219,7 +219,7 @@ fn refusal(name: &VmName, reason: Reason) -> Failure {
     match reason {
         Reason::Starting => conflict("is being started")
             .hint(format!("`banger vm logs -f {name}` shows how far it is, `banger vm stop {name}` ends it")),
-        Reason::Stopping => conflict("is being stopped").hint("command again when it is down (`banger ps -a`)"),
+        Reason::Stopping => conflict("is being stopped").hint("ask again when it is down (`banger ps -a`)"),
         Reason::Deleting => conflict("is being deleted"),
         // There is nothing left to end, so there is no hint.
         Reason::NotRunning => conflict("is not running"),
