@@ -205,6 +205,11 @@ impl Program {
         Self::find_in(&search_path(), name)
     }
 
+    /// Searches for the executable `name` on the `PATH` alone: leaving a program out of it means that it is not used.
+    pub fn find_on_path(name: &str) -> Option<PathBuf> {
+        Self::find_in(&std::env::var_os("PATH")?, name)
+    }
+
     /// Searches the absolute directories of `search_path` for an executable regular file.
     fn find_in(search_path: &OsStr, name: &str) -> Option<PathBuf> {
         std::env::split_paths(search_path)

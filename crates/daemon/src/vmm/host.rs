@@ -225,7 +225,7 @@ async fn tsc_khz(cached: Option<u32>) -> Option<u32> {
 async fn program(name: &str, configured: Option<&Path>, cached: Option<&ProgramFinding>) -> ProgramFinding {
     let path = match configured {
         Some(path) => Some(path.to_owned()).filter(|path| is_executable(path)),
-        None => Program::find(name),
+        None => Program::find_on_path(name),
     };
     let Some(path) = path else {
         return ProgramFinding::Missing { name: configured.map_or_else(|| name.into(), Path::to_owned) };

@@ -162,6 +162,8 @@ fn a_bundle_that_turns_out_to_be_here_is_known_and_brings_no_kernel_to_what_is_f
     assert_eq!(bundled.json()["entry"]["name"], "mine");
     env.banger(["image", "delete", "another"]).run().expect(0);
     // What somebody chose, the catalog does not take back.
+    let vmlinux = env.home().join("state/kernels/debian-6.1/vmlinux");
+    env.banger(["kernel", "import", "other-6.1", "--from", vmlinux.to_str().unwrap()]).patience(SOON).run().expect(0);
     env.banger(["image", "pull", "mine", "--kernel", "debian-6.1"]).patience(SOON).run().expect(0);
     offered.edit(|catalog| catalog["entries"][0]["kernel"] = "other-6.1".into());
     let chosen = env.banger(["image", "pull", "mine"]).patience(SOON).run().expect(0);

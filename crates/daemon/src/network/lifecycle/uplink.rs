@@ -33,7 +33,7 @@ impl Live {
         // Tasks that watched earlier processes are done.
         self.tasks.retain(|task| !task.is_finished());
         self.attempts += 1;
-        let started = match Program::find("pasta") {
+        let started = match Program::find_on_path("pasta") {
             Some(program) => holder::uplink(&program, &mut self.record, &shared.state).await,
             None => Err(io::Error::new(io::ErrorKind::NotFound, "pasta is not installed")),
         };
