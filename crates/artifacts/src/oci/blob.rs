@@ -4,7 +4,7 @@
 use super::{
     BlobCache, Digest,
     error::{LayerError, RegistryError},
-    hashing::InPlaceStream,
+    hashing::{HashPool, HashStream},
     layer::LayerInput,
     registry::Repository,
 };
@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Take, Write},
+    io::{self, BufRead, Read, Seek, SeekFrom, Take, Write},
     time::{Duration, Instant},
 };
 
@@ -26,7 +26,7 @@ const PAUSES: [Duration; 4] =
 const ENOUGH_PROGRESS: u64 = 64 << 10;
 /// Upper bound of the attempts at one blob: a registry whose connections break more often is given up.
 const MAX_ATTEMPTS: usize = 200;
-/// Bytes read from a file at once.
+/// Size of a buffer in bytes.
 const CHUNK: usize = 256 << 10;
 /// Interval between two reports of progress, in bytes.
 const REPORT_EVERY: u64 = 1 << 20;
@@ -34,11 +34,11 @@ const REPORT_EVERY: u64 = 1 << 20;
 /// Source of a layer's bytes.
 pub(super) enum BlobSource<'a> {
     /// File in the cache.
-    Cached(BufReader<File>, &'a BlobCache),
+    Cached(File, &'a BlobCache),
     /// Registry; the cache keeps a copy.
     Download(Box<(Download<'a>, CacheWriter<'a>)>),
     /// Part of a file of the user.
-    Part(BufReader<Take<File>>),
+    Part(Take<File>),
 }
 
 /// Copy for the cache.
@@ -49,30 +49,61 @@ pub(super) struct CacheWriter<'a> {
 }
 
 /// Bytes of a layer.
+///
+/// They come in buffers, which are hashed after they were read ([`super::hashing`]).
 pub(super) struct Blob<'a> {
-    pub(super) source: Option<BlobSource<'a>>,
+    source: BlobSource<'a>,
     /// Digest they must have; a Docker archive does not name one.
-    pub(super) digest: Option<Digest>,
-    pub(super) size: u64,
+    digest: Option<Digest>,
+    size: u64,
     /// Hash of the bytes, if they have a digest to compare with.
-    pub(super) hash: Option<InPlaceStream<'a>>,
-    /// Bytes received, and those of them that were not consumed.
-    pub(super) read: u64,
-    pub(super) ahead: usize,
-    pub(super) reported: u64,
+    hash: Option<HashStream<'a>>,
+    /// The last bytes that came, and how many of them were consumed.
+    buffer: Vec<u8>,
+    consumed: usize,
+    /// Buffers to be filled again.
+    spare: Vec<Vec<u8>>,
+    /// Number of bytes that came.
+    read: u64,
+    reported: u64,
     /// Checked whenever bytes arrive, because they may decompress to nothing.
-    pub(super) cancel: &'a Cancel,
+    cancel: &'a Cancel,
     /// Called with the number of bytes received.
-    pub(super) report: Box<dyn Fn(u64) + Send + 'a>,
-    pub(super) failure: Option<LayerError>,
+    report: Box<dyn Fn(u64) + Send + 'a>,
+    failure: Option<LayerError>,
     /// Whether it was read to its end and verified.
-    pub(super) verified: bool,
+    verified: bool,
 }
 
-impl Blob<'_> {
+impl<'a> Blob<'a> {
+    /// Begins to read `size` bytes. They must have the `digest`, if there is one; `report` gets how many came so far.
+    pub(super) fn new(
+        source: BlobSource<'a>,
+        (digest, size): (Option<Digest>, u64),
+        pool: &'a HashPool,
+        cancel: &'a Cancel,
+        report: impl Fn(u64) + Send + 'a,
+    ) -> Self {
+        Self {
+            source,
+            digest,
+            size,
+            hash: digest.map(|_| pool.stream()),
+            buffer: Vec::new(),
+            consumed: 0,
+            spare: Vec::new(),
+            read: 0,
+            reported: 0,
+            cancel,
+            report: Box::new(report),
+            failure: None,
+            verified: false,
+        }
+    }
+
     /// Puts a verified download into the cache. Returns whether it is there.
     pub(super) fn keep_in_cache(self) -> bool {
-        let (Some(BlobSource::Download(both)), Some(digest), true) = (self.source, self.digest, self.verified) else {
+        let (BlobSource::Download(both), Some(digest), true) = (self.source, self.digest, self.verified) else {
             return false;
         };
         let (_, CacheWriter { cache, staged }) = *both;
@@ -90,21 +121,35 @@ impl Blob<'_> {
         io::Error::other("the layer did not come")
     }
 
-    /// Waits for new bytes. They are hashed and counted once, when they arrive.
+    /// Has the buffer hashed, and returns an empty one.
+    fn recycle(&mut self) -> Vec<u8> {
+        self.consumed = 0;
+        let read = std::mem::take(&mut self.buffer);
+        match &mut self.hash {
+            Some(hash) => self.spare.extend(hash.push(read)),
+            None => self.spare.push(read),
+        }
+        let mut empty = self.spare.pop().unwrap_or_default();
+        empty.clear();
+        empty.reserve_exact(CHUNK);
+        empty
+    }
+
+    /// Waits for the next bytes; none at the end.
     fn next(&mut self) -> io::Result<()> {
         if let Err(cancelled) = self.cancel.check() {
             return Err(self.fail(cancelled.into()));
         }
-        let new = match &mut self.source {
-            Some(BlobSource::Cached(file, _)) => file.fill_buf()?,
-            Some(BlobSource::Part(part)) => part.fill_buf()?,
-            Some(BlobSource::Download(both)) => {
+        let mut new = self.recycle();
+        match &mut self.source {
+            BlobSource::Cached(file, _) => drop(file.take(CHUNK as u64).read_to_end(&mut new)?),
+            BlobSource::Part(part) => drop(part.take(CHUNK as u64).read_to_end(&mut new)?),
+            BlobSource::Download(both) => {
                 let (download, keep) = &mut **both;
-                if let Err(error) = download.wait() {
+                if let Err(error) = download.fill(&mut new) {
                     return Err(self.fail(error.into()));
                 }
-                let new = download.ahead();
-                let written = keep.staged.as_mut().map_or(Ok(()), |staged| staged.file_mut().write_all(new));
+                let written = keep.staged.as_mut().map_or(Ok(()), |staged| staged.file_mut().write_all(&new));
                 match written {
                     Ok(()) => {}
                     Err(error) if is_full(&error) => {
@@ -115,15 +160,10 @@ impl Blob<'_> {
                     }
                     Err(source) => return Err(self.fail(LayerError::Io { what: "write to the cache", source })),
                 }
-                new
             }
-            None => &[],
-        };
-        if let Some(hash) = &mut self.hash {
-            hash.update(new);
         }
-        self.ahead = new.len();
-        self.read += self.ahead as u64;
+        self.read += new.len() as u64;
+        self.buffer = new;
         if self.read - self.reported >= REPORT_EVERY {
             self.reported = self.read;
             (self.report)(self.read);
@@ -134,25 +174,14 @@ impl Blob<'_> {
 
 impl BufRead for Blob<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.ahead == 0 {
+        if self.consumed == self.buffer.len() {
             self.next()?;
         }
-        Ok(match &mut self.source {
-            Some(BlobSource::Cached(file, _)) => &file.buffer()[..self.ahead],
-            Some(BlobSource::Part(part)) => &part.buffer()[..self.ahead],
-            Some(BlobSource::Download(both)) => &both.0.ahead()[..self.ahead],
-            None => &[],
-        })
+        Ok(&self.buffer[self.consumed..])
     }
 
     fn consume(&mut self, amount: usize) {
-        self.ahead -= amount;
-        match &mut self.source {
-            Some(BlobSource::Cached(file, _)) => file.consume(amount),
-            Some(BlobSource::Part(part)) => part.consume(amount),
-            Some(BlobSource::Download(both)) => both.0.consume(amount),
-            None => {}
-        }
+        self.consumed += amount;
     }
 }
 
@@ -167,9 +196,8 @@ impl Read for Blob<'_> {
 impl LayerInput for Blob<'_> {
     fn verify(&mut self) -> Result<(), LayerError> {
         while self.failure.is_none() {
-            self.consume(self.ahead);
             match self.next() {
-                Ok(()) if self.ahead == 0 => break,
+                Ok(()) if self.buffer.is_empty() => break,
                 Ok(()) => {}
                 Err(source) => {
                     self.failure.get_or_insert(LayerError::Io { what: "read the layer", source });
@@ -186,8 +214,8 @@ impl LayerInput for Blob<'_> {
         if let Some(should) = self.digest {
             let is = hash.expect("what has a digest is hashed, once").finish();
             if should != is {
-                if let Some(BlobSource::Cached(file, cache)) = &self.source {
-                    cache.forget(&should, file.get_ref());
+                if let BlobSource::Cached(file, cache) = &self.source {
+                    cache.forget(&should, file);
                 }
                 return Err(LayerError::Digest { is });
             }
@@ -202,7 +230,7 @@ impl LayerInput for Blob<'_> {
             return failure;
         }
         // A wrong digest would explain it. But no layer is downloaded to its end just to find that out.
-        if matches!(self.source, Some(BlobSource::Download(_))) && self.read < self.size {
+        if matches!(self.source, BlobSource::Download(_)) && self.read < self.size {
             return LayerError::Decode(error);
         }
         self.verify().err().unwrap_or(LayerError::Decode(error))
@@ -252,7 +280,7 @@ impl<'a> Download<'a> {
         Self { repository, digest, size, job, body: None, received: 0, ended: false, retry: RetryPolicy::default() }
     }
 
-    /// Waits until bytes are [`Self::ahead`], or the end was received and there are none.
+    /// Waits until the body has bytes, or all were received and there is no body.
     fn wait(&mut self) -> Result<(), RegistryError> {
         loop {
             let since = Instant::now();
@@ -301,16 +329,17 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Returns the bytes that were received and not consumed.
-    fn ahead(&self) -> &[u8] {
-        self.body.as_ref().map_or(&[], Body::ahead)
-    }
-
-    fn consume(&mut self, amount: usize) {
-        self.received += amount as u64;
-        if let Some(body) = &mut self.body {
-            body.consume(amount);
+    /// Receives bytes until the buffer is full or there are no more.
+    fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<(), RegistryError> {
+        while buffer.len() < CHUNK {
+            self.wait()?;
+            let Some(body) = &mut self.body else { break };
+            let taken = body.ahead().len().min(CHUNK - buffer.len());
+            buffer.extend_from_slice(&body.ahead()[..taken]);
+            body.consume(taken);
+            self.received += taken as u64;
         }
+        Ok(())
     }
 }
 
@@ -320,15 +349,10 @@ fn reason(body: &mut Body<'_>) -> fetch::FetchError {
     body.failure().unwrap_or_else(|| fetch::FetchError::Broken { received, source: "it ended".into() })
 }
 
-/// Reads a file from its beginning.
-pub(super) fn whole_file(file: File) -> BufReader<File> {
-    BufReader::with_capacity(CHUNK, file)
-}
-
 /// Reads `size` bytes of a file from `offset` on.
-pub(super) fn file_part(mut file: File, offset: u64, size: u64) -> io::Result<BufReader<Take<File>>> {
+pub(super) fn file_part(mut file: File, offset: u64, size: u64) -> io::Result<Take<File>> {
     file.seek(SeekFrom::Start(offset))?;
-    Ok(BufReader::with_capacity(CHUNK, file.take(size)))
+    Ok(file.take(size))
 }
 
 #[cfg(test)]
@@ -339,20 +363,9 @@ mod tests {
     fn a_layer_in_a_file_is_given_up_like_one_that_comes() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&vec![1; 3 * CHUNK]).unwrap();
-        let (cancel, size) = (Cancel::default(), 3 * CHUNK as u64);
-        let mut blob = Blob {
-            source: Some(BlobSource::Part(file_part(file, 0, size).unwrap())),
-            digest: None,
-            size,
-            hash: None,
-            read: 0,
-            ahead: 0,
-            reported: 0,
-            cancel: &cancel,
-            report: Box::new(|_| {}),
-            failure: None,
-            verified: false,
-        };
+        let (pool, cancel, size) = (HashPool::default(), Cancel::default(), 3 * CHUNK as u64);
+        let part = BlobSource::Part(file_part(file, 0, size).unwrap());
+        let mut blob = Blob::new(part, (None, size), &pool, &cancel, |_| {});
         assert_eq!(blob.read(&mut [0; 10]).unwrap(), 10);
         cancel.cancel();
         let failure = blob.verify();

@@ -3,7 +3,7 @@
 //! Every byte is counted before it is read, and hashed afterwards; then its buffer goes back to be filled again, so a
 //! layer of any size takes the memory of a few buffers.
 
-use super::{Digest, error::LayerError, hashing::BufferedStream};
+use super::{Digest, error::LayerError, hashing::HashStream};
 use crate::job::Cancel;
 use std::{
     io::{self, BufRead, Read},
@@ -37,7 +37,7 @@ pub(super) struct ChunkReader<'a> {
     current: Vec<u8>,
     consumed: usize,
     total: u64,
-    hash: BufferedStream<'a>,
+    hash: HashStream<'a>,
     limit: UnpackLimit<'a>,
     cancel: &'a Cancel,
     failure: Option<LayerError>,
@@ -48,7 +48,7 @@ impl<'a> ChunkReader<'a> {
         full: Receiver<Vec<u8>>,
         empty: Sender<Vec<u8>>,
         limit: UnpackLimit<'a>,
-        hash: BufferedStream<'a>,
+        hash: HashStream<'a>,
         cancel: &'a Cancel,
     ) -> Self {
         Self { full, empty, current: Vec::new(), consumed: 0, total: 0, hash, limit, cancel, failure: None }
@@ -132,7 +132,7 @@ mod tests {
         let (full, filled) = sync_channel(2);
         let (used, hash_pool, cancel) = (AtomicU64::new(0), HashPool::default(), Cancel::default());
         let limit = UnpackLimit { max: 100, used: &used, layer: None, ratio: 1 };
-        let mut chunks = ChunkReader::new(filled, channel().0, limit, hash_pool.buffered_stream(), &cancel);
+        let mut chunks = ChunkReader::new(filled, channel().0, limit, hash_pool.stream(), &cancel);
         full.send(vec![7; 2]).unwrap();
         full.send(vec![7; 2]).unwrap();
         assert_eq!(chunks.read(&mut [0; 2]).unwrap(), 2);

@@ -1,10 +1,10 @@
 //! SHA-256 of several concurrent streams, two of them side by side.
 //!
 //! Hashing two streams side by side ([`two_lane`]) hashes 1.25 to 1.6 times the bytes of one stream in the same time;
-//! the lower number is of a processor whose SHA unit is the bottleneck. A pull has several streams: the layers as they
-//! arrive, and what they decompress to. The decompressed bytes, which are most of all, are not hashed at once: a few
-//! buffers of each such stream ([`BufferedStream`]) are queued, so that they can be hashed beside a buffer of another
-//! stream or beside bytes that are hashed in place ([`InPlaceStream`]). `finish` drains the queue.
+//! the lower number is of a processor whose SHA unit is the bottleneck. A pull has two streams per layer: the bytes as
+//! they arrive, and what they decompress to. Neither is hashed at once: a few buffers of each stream ([`HashStream`])
+//! are queued, so that a thread whose queue is full hashes one of them beside a buffer of another stream, the one with
+//! the longest queue. So the hashing is done by whichever thread is ahead of the others. `finish` drains the queue.
 
 mod two_lane;
 
@@ -33,7 +33,7 @@ pub(super) struct HashPool {
     returned: Condvar,
 }
 
-/// State of a [`BufferedStream`].
+/// State of a [`HashStream`].
 #[derive(Debug, Default)]
 struct StreamState {
     /// Running hash; `None` while a thread works on it, and after the stream has ended.
@@ -62,19 +62,10 @@ struct Buffer {
 
 /// Stream whose bytes come in buffers that it keeps for a while.
 #[derive(Debug)]
-pub(super) struct BufferedStream<'a> {
+pub(super) struct HashStream<'a> {
     pool: &'a HashPool,
     /// Index of the stream in the pool.
     index: usize,
-    /// Bytes that do not fill a block yet.
-    partial: Vec<u8>,
-}
-
-/// Stream whose bytes are hashed where they are, side by side with queued buffers of other streams.
-#[derive(Debug)]
-pub(super) struct InPlaceStream<'a> {
-    pool: &'a HashPool,
-    hash: Hash,
     /// Bytes that do not fill a block yet.
     partial: Vec<u8>,
 }
@@ -87,16 +78,11 @@ struct Work {
 }
 
 impl HashPool {
-    /// Adds a stream of buffers.
-    pub(super) fn buffered_stream(&self) -> BufferedStream<'_> {
+    /// Adds a stream.
+    pub(super) fn stream(&self) -> HashStream<'_> {
         let mut streams = self.streams();
         streams.push(StreamState { hash: Some(Hash::new()), ..StreamState::default() });
-        BufferedStream { pool: self, index: streams.len() - 1, partial: Vec::new() }
-    }
-
-    /// Adds a stream of bytes that are hashed in place.
-    pub(super) fn in_place_stream(&self) -> InPlaceStream<'_> {
-        InPlaceStream { pool: self, hash: Hash::new(), partial: Vec::new() }
+        HashStream { pool: self, index: streams.len() - 1, partial: Vec::new() }
     }
 
     fn streams(&self) -> MutexGuard<'_, Vec<StreamState>> {
@@ -121,11 +107,10 @@ impl HashPool {
             };
             let mut other = take_longest_queue(&mut streams);
             drop(streams);
-            let done = match &mut other {
-                Some(other) => other.hash_beside(&mut own.hash, own.buffer.unhashed()),
-                None => own.hash.hash_alone(own.buffer.unhashed()),
-            };
-            own.buffer.hashed += done * BLOCK;
+            match &mut other {
+                Some(other) => own.hash_beside(other),
+                None => own.hash_alone(),
+            }
             streams = self.put_back([Some(own), other]);
         }
     }
@@ -173,27 +158,31 @@ impl Buffer {
 }
 
 impl Work {
-    /// Hashes blocks of this buffer and of another stream side by side, as many as both have. Returns how many of each.
-    fn hash_beside(&mut self, hash: &mut Hash, blocks: &[[u8; BLOCK]]) -> usize {
-        let done = two_lane::compress((&mut hash.state, blocks), (&mut self.hash.state, self.buffer.unhashed()));
-        let bytes = done * BLOCK;
-        hash.bytes += bytes as u64;
-        self.hash.bytes += bytes as u64;
-        self.buffer.hashed += bytes;
-        done
+    /// Hashes blocks of this buffer and of another stream's side by side, as many as both have.
+    fn hash_beside(&mut self, other: &mut Self) {
+        let (own, beside) = (self.buffer.unhashed(), other.buffer.unhashed());
+        let done = two_lane::compress((&mut self.hash.state, own), (&mut other.hash.state, beside));
+        self.hashed(done);
+        other.hashed(done);
+    }
+
+    /// Hashes the rest of this buffer.
+    fn hash_alone(&mut self) {
+        let blocks = self.buffer.unhashed();
+        compress256(&mut self.hash.state, blocks);
+        self.hashed(blocks.len());
+    }
+
+    /// Counts blocks that were hashed.
+    fn hashed(&mut self, blocks: usize) {
+        self.buffer.hashed += blocks * BLOCK;
+        self.hash.bytes += (blocks * BLOCK) as u64;
     }
 }
 
 impl Hash {
     fn new() -> Self {
         Self { state: INITIAL, bytes: 0 }
-    }
-
-    /// Hashes blocks of one stream only. Returns how many.
-    fn hash_alone(&mut self, blocks: &[[u8; BLOCK]]) -> usize {
-        compress256(&mut self.state, blocks);
-        self.bytes += (blocks.len() * BLOCK) as u64;
-        blocks.len()
     }
 
     /// Hashes the last bytes and returns the digest.
@@ -209,7 +198,7 @@ impl Hash {
     }
 }
 
-impl BufferedStream<'_> {
+impl HashStream<'_> {
     /// Appends a buffer. Returns buffers that were hashed, to be filled again.
     pub(super) fn push(&mut self, mut bytes: Vec<u8>) -> Vec<Vec<u8>> {
         if !self.partial.is_empty() {
@@ -231,44 +220,12 @@ impl BufferedStream<'_> {
     }
 }
 
-impl Drop for BufferedStream<'_> {
+impl Drop for HashStream<'_> {
     fn drop(&mut self) {
         // Nobody needs the digest any more, so other threads need not hash the rest.
         let stream = &mut self.pool.streams()[self.index];
         stream.queued.clear();
         stream.hashed.clear();
-    }
-}
-
-impl InPlaceStream<'_> {
-    /// Hashes the next bytes.
-    pub(super) fn update(&mut self, mut bytes: &[u8]) {
-        if !self.partial.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.partial.len()));
-            self.partial.extend_from_slice(now);
-            bytes = later;
-            if self.partial.len() == BLOCK {
-                self.hash.hash_alone(self.partial.as_chunks().0);
-                self.partial.clear();
-            }
-        }
-        let (mut blocks, partial) = bytes.as_chunks();
-        self.partial.extend_from_slice(partial);
-        while !blocks.is_empty() {
-            let other = take_longest_queue(&mut self.pool.streams());
-            let Some(mut other) = other else {
-                self.hash.hash_alone(blocks);
-                return;
-            };
-            let done = other.hash_beside(&mut self.hash, blocks);
-            blocks = &blocks[done..];
-            drop(self.pool.put_back([Some(other)]));
-        }
-    }
-
-    /// Ends the stream and returns its digest.
-    pub(super) fn finish(self) -> Digest {
-        self.hash.finish(self.partial)
     }
 }
 
@@ -293,61 +250,63 @@ mod tests {
                 let pool = &pool;
                 scope.spawn(move || {
                     let all = content(len, n);
-                    let (mut in_place, mut buffered) = (pool.in_place_stream(), pool.buffered_stream());
+                    let mut stream = pool.stream();
                     let mut returned = 0;
                     for (n, buffer) in all.chunks(LEN).enumerate() {
-                        buffer.chunks(10_007).for_each(|bytes| in_place.update(bytes));
-                        returned += buffered.push(buffer.to_vec()).len();
+                        returned += stream.push(buffer.to_vec()).len();
                         let kept = n + 1 - returned;
                         assert!(kept <= 2 * MAX_QUEUED + 1, "{kept}: the queue is bounded, and one is being hashed");
                     }
-                    assert_eq!(
-                        (in_place.finish(), buffered.finish()),
-                        (Digest::of(&all), Digest::of(&all)),
-                        "{len} bytes"
-                    );
+                    assert_eq!(stream.finish(), Digest::of(&all), "{len} bytes");
                 });
             }
         });
     }
 
     #[test]
-    fn queued_buffers_are_hashed_beside_bytes_in_place() {
+    fn buffers_are_hashed_beside_those_of_the_longest_queue() {
         let pool = HashPool::default();
-        let (mut buffered, mut in_place) = (pool.buffered_stream(), pool.in_place_stream());
-        let (first, second) = (content(2 * LEN, 1), content(2 * LEN, 2));
-        for buffer in first.chunks(LEN) {
-            assert!(buffered.push(buffer.to_vec()).is_empty(), "they are queued");
-        }
-        // As many bytes as one and a half buffers, in pieces of another size.
-        second[..LEN * 3 / 2].chunks(LEN / 4).for_each(|bytes| in_place.update(bytes));
-        let hashed: usize = pool.streams()[buffered.index].queued.iter().map(|buffer| buffer.hashed).sum();
-        assert_eq!((hashed, pool.streams()[buffered.index].hashed.len()), (LEN / 2, 1));
-        in_place.update(&second[LEN * 3 / 2..]);
-        assert!(pool.streams()[buffered.index].queued.is_empty());
-        assert_eq!((buffered.finish(), in_place.finish()), (Digest::of(&first), Digest::of(&second)));
+        let (mut short, mut long, mut full) = (pool.stream(), pool.stream(), pool.stream());
+        let all = content((MAX_QUEUED + 1) * LEN, 1);
+        short.push(all[..LEN].to_vec());
+        all[..3 * LEN].chunks(LEN).for_each(|buffer| assert!(long.push(buffer.to_vec()).is_empty(), "it is queued"));
+        let returned: usize = all.chunks(LEN).map(|buffer| full.push(buffer.to_vec()).len()).sum();
+        let queued = |stream: &HashStream<'_>| pool.streams()[stream.index].queued.len();
+        assert_eq!((returned, queued(&short), queued(&long), queued(&full)), (1, 1, 2, MAX_QUEUED));
+        assert_eq!(
+            (short.finish(), long.finish(), full.finish()),
+            (Digest::of(&all[..LEN]), Digest::of(&all[..3 * LEN]), Digest::of(&all))
+        );
+    }
+
+    #[test]
+    fn a_longer_buffer_beside_a_shorter_one_is_hashed_to_its_end() {
+        let pool = HashPool::default();
+        let (mut short, mut long) = (pool.stream(), pool.stream());
+        let (first, second) = (content(LEN / 4, 1), content(3 * LEN, 2));
+        short.push(first.clone());
+        second.chunks(LEN).for_each(|buffer| drop(long.push(buffer.to_vec())));
+        assert_eq!((long.finish(), short.finish()), (Digest::of(&second), Digest::of(&first)));
     }
 
     #[test]
     fn pieces_of_any_length_follow_each_other() {
         let pool = HashPool::default();
-        let (mut buffered, mut in_place) = (pool.buffered_stream(), pool.in_place_stream());
+        let mut stream = pool.stream();
         let all = content(3 * LEN, 1);
         let mut rest = &all[..];
         for len in [0, 64, 1, 64, 63, 128, 1, 1, LEN, LEN] {
             let (now, later) = rest.split_at(len);
-            buffered.push(now.to_vec());
-            in_place.update(now);
+            stream.push(now.to_vec());
             rest = later;
         }
-        let digest = Digest::of(&all[..all.len() - rest.len()]);
-        assert_eq!((buffered.finish(), in_place.finish()), (digest, digest));
+        assert_eq!(stream.finish(), Digest::of(&all[..all.len() - rest.len()]));
     }
 
     #[test]
     fn a_dropped_stream_blocks_no_other() {
         let pool = HashPool::default();
-        let (mut one, mut other) = (pool.buffered_stream(), pool.buffered_stream());
+        let (mut one, mut other) = (pool.stream(), pool.stream());
         one.push(content(LEN, 1));
         drop(one);
         let all = content(10 * LEN, 2);

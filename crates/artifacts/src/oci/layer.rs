@@ -164,7 +164,7 @@ pub(super) fn read(
                 Err(error) => Err(input.explain_decode_error(error)),
             }
         });
-        let chunks = ChunkReader::new(filled, empty, limit, context.pool.buffered_stream(), job.cancel);
+        let chunks = ChunkReader::new(filled, empty, limit, context.pool.stream(), job.cancel);
         let read = read_archive(chunks, writer, context, job);
         let decoded = decoder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         (read, decoded)

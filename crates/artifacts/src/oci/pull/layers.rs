@@ -5,7 +5,7 @@ use crate::{
     job::{Cancel, Job, Part, PartState, Progress},
     oci::{
         Digest, OciError,
-        blob::{Blob, BlobSource, CacheWriter, Download, file_part, whole_file},
+        blob::{Blob, BlobSource, CacheWriter, Download, file_part},
         error::LayerError,
         hashing::HashPool,
         layer::{self, Layer, LayerContext},
@@ -175,25 +175,14 @@ impl OpenedImage<'_> {
         let notices = NoticesOnly(job.progress);
         let (source, cached) = self.source(pending, Job { progress: &notices, cancel: job.cancel })?;
         let kept = match (&source, pending.digest) {
-            (BlobSource::Cached(file, _), Some(digest)) => file.get_ref().try_clone().ok().map(|file| (digest, file)),
+            (BlobSource::Cached(file, _), Some(digest)) => file.try_clone().ok().map(|file| (digest, file)),
             _ => None,
         };
         let state = if cached { PartState::Cached } else { PartState::Coming };
         report(job, pending, state, 0);
         let reporter = *job;
-        let mut blob = Blob {
-            source: Some(source),
-            digest: pending.digest,
-            size: pending.size,
-            hash: pending.digest.map(|_| pool.in_place_stream()),
-            read: 0,
-            ahead: 0,
-            reported: 0,
-            cancel: job.cancel,
-            report: Box::new(move |bytes| report(&reporter, pending, state, bytes)),
-            failure: None,
-            verified: false,
-        };
+        let report_bytes = move |bytes| report(&reporter, pending, state, bytes);
+        let mut blob = Blob::new(source, (pending.digest, pending.size), pool, job.cancel, report_bytes);
         let (compressed_size, diff_id) = (Some(pending.size), Some(pending.diff_id));
         let context = LayerContext { limits, used, tally: &self.tally, compressed_size, diff_id, pool };
         let layer = layer::read(&mut blob, context, writer, job).map_err(|error| match kept {
@@ -261,7 +250,7 @@ impl OpenedImage<'_> {
         match (&self.from, &pending.source, pending.digest) {
             (ManifestSource::Registry(repository, _), LayerSource::Registry, Some(digest)) => {
                 if let Some(file) = cache.get(&digest, pending.size) {
-                    return Ok((BlobSource::Cached(whole_file(file), cache), true));
+                    return Ok((BlobSource::Cached(file, cache), true));
                 }
                 let staged = match cache.stage() {
                     Err(error) if error.is_out_of_space() => None,
