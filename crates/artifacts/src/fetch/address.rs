@@ -83,7 +83,22 @@ impl Address {
 
     /// Whether both have the same scheme, host and port.
     pub(crate) fn same_host(&self, other: &Self) -> bool {
-        self.uri.scheme() == other.uri.scheme() && self.host().eq_ignore_ascii_case(other.host())
+        self.uri.scheme() == other.uri.scheme() && self.same_authority(other)
+    }
+
+    /// Whether both have the same host and port, or none, whatever the scheme.
+    pub(crate) fn same_authority(&self, other: &Self) -> bool {
+        self.host().eq_ignore_ascii_case(other.host())
+    }
+
+    /// Returns the same address with `https://`.
+    pub(crate) fn by_tls(&self) -> Self {
+        if self.is_https() {
+            return self.clone();
+        }
+        let mut parts = self.uri.as_ref().clone().into_parts();
+        parts.scheme = Some(Scheme::HTTPS);
+        Self { uri: Arc::new(Uri::from_parts(parts).expect("only the scheme changed")) }
     }
 
     /// Whether both have the same host name, which is what a certificate is about, on any port.
@@ -214,6 +229,10 @@ mod tests {
             let other = address(other);
             assert_eq!((asked.same_host(&other), asked.same_name(&other)), (host, name), "{other}");
         }
-        assert!(!address("https://127.0.0.1:1/").same_host(&address("http://127.0.0.1:1/")));
+        let plain = address("http://127.0.0.1:1/x?y");
+        assert!(!address("https://127.0.0.1:1/").same_host(&plain));
+        assert!(address("https://127.0.0.1:1/").same_authority(&plain));
+        assert_eq!(plain.by_tls().to_string(), "https://127.0.0.1:1/x?y");
+        assert_eq!(asked.by_tls(), asked);
     }
 }

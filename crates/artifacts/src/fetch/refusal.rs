@@ -7,7 +7,7 @@ use ureq::http::{HeaderMap, HeaderName, StatusCode, header};
 /// Upper bound of the bytes read of an error page, and of the characters of it that are shown.
 pub(super) const EXCERPT: usize = 512;
 pub(super) const SHOWN: usize = 160;
-/// Upper bound of the characters of a header's value that are used, and of the challenges of a server.
+/// Upper bound of the characters of a header's value that are used, and of the fields with challenges.
 pub(super) const MAX_VALUE: usize = 4096;
 const MAX_CHALLENGES: usize = 8;
 
@@ -15,8 +15,12 @@ impl Refused {
     /// Reads the head of the response.
     pub(super) fn head(address: Address, status: StatusCode, headers: &HeaderMap) -> Self {
         let values = |name: HeaderName| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        let challenges =
-            values(header::WWW_AUTHENTICATE).take(MAX_CHALLENGES).map(|text| text.chars().take(MAX_VALUE).collect());
+        // A realm for people may be in any language, also in one that is not UTF-8.
+        let challenges = headers.get_all(header::WWW_AUTHENTICATE).iter().take(MAX_CHALLENGES);
+        let challenges = challenges.map(|value| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            value.chars().take(MAX_VALUE).collect()
+        });
         // A server's times are by its own clock.
         let now = values(header::DATE).next().and_then(|date| httpdate::parse_http_date(date).ok());
         let now = now.unwrap_or_else(SystemTime::now);

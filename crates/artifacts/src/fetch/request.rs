@@ -122,6 +122,12 @@ impl Request {
         &self.address
     }
 
+    /// Makes the request by TLS.
+    #[must_use]
+    pub(crate) fn by_tls(self) -> Self {
+        Self { address: self.address.by_tls(), ..self }
+    }
+
     /// Does not hash the body.
     #[must_use]
     pub fn unhashed(mut self) -> Self {

@@ -54,8 +54,10 @@ pub(super) enum Event {
 }
 
 /// Head of a response.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
+    /// Address that sent it, after all redirects.
+    pub address: Address,
     /// Length of the body, if the server announced it.
     pub length: Option<u64>,
     /// First byte of the body: the requested one, or 0 if the server sends everything.
@@ -162,8 +164,8 @@ impl Sender {
 
     /// Passes on the whole body and returns its hash; `None` if the reader is gone.
     fn transfer(&mut self, request: &Request) -> Result<Option<String>, FetchError> {
-        let Some(response) = self.follow(request)? else { return Ok(None) };
-        let head = head(&response, request.from);
+        let Some((address, response)) = self.follow(request)? else { return Ok(None) };
+        let head = head(address, &response, request.from);
         let body = response.into_body();
         let announced = body.content_length();
         if self.events.send(Event::Head(Head { length: announced, ..head })).is_err() {
@@ -190,8 +192,8 @@ impl Sender {
         }
     }
 
-    /// Returns the response after all redirects.
-    fn follow(&self, request: &Request) -> Result<Option<Response<ureq::Body>>, FetchError> {
+    /// Returns the response after all redirects, and the address that sent it.
+    fn follow(&self, request: &Request) -> Result<Option<(Address, Response<ureq::Body>)>, FetchError> {
         let first = &request.address;
         let mut address = first.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -205,7 +207,7 @@ impl Sender {
             let status = response.status();
             if status == StatusCode::OK || (status == StatusCode::PARTIAL_CONTENT && starts_at(&response, request.from))
             {
-                return Ok(Some(response));
+                return Ok(Some((address, response)));
             }
             let location = response.headers().get(header::LOCATION).filter(|_| is_redirect(status));
             let Some(location) = location else { return Err(self.refused(address, response)) };
@@ -347,12 +349,13 @@ fn starts_at(response: &Response<ureq::Body>, from: u64) -> bool {
     from > 0 && start == Some(from)
 }
 
-fn head(response: &Response<ureq::Body>, from: u64) -> Head {
+fn head(address: Address, response: &Response<ureq::Body>, from: u64) -> Head {
     let text = |name: &str| {
         let value = response.headers().get(name)?.to_str().ok()?;
         Some(value.chars().take(MAX_VALUE).collect())
     };
     Head {
+        address,
         length: None,
         from: if response.status() == StatusCode::PARTIAL_CONTENT { from } else { 0 },
         media_type: text("content-type"),

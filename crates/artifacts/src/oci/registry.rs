@@ -1,7 +1,7 @@
 //! Client of a registry, after OCI's distribution specification: documents by tag or digest, blobs by digest.
 //!
-//! Uses `https://`, and plain text to loopback addresses only, as for every download. Credentials are sent when they
-//! are asked for, and only to the host they are for.
+//! Uses `https://`, and plain text to loopback addresses only, as for every download, until TLS is found there.
+//! Credentials are sent when they are asked for, and only to the host they are for.
 
 use super::{
     Credentials, Digest, Reference,
@@ -21,7 +21,10 @@ use std::{
 };
 
 mod auth;
-use auth::Challenge;
+mod challenge;
+mod scheme;
+use challenge::Challenge;
+use scheme::Scheme;
 
 /// Number of attempts of a request if the network fails or the registry is busy.
 const ATTEMPTS: usize = 4;
@@ -32,6 +35,7 @@ pub(super) struct Repository<'a> {
     credentials: &'a Credentials,
     reference: Reference,
     base: String,
+    scheme: Scheme,
     /// Directories with one directory of certificates per host.
     certificates: Vec<PathBuf>,
     trust: Option<Trust>,
@@ -71,11 +75,11 @@ impl<'a> Repository<'a> {
         // Only loopback addresses are accepted with http; a registry there that speaks TLS has its certificate in
         // `certs.d`.
         let own = authorities(certificates, reference.registry());
-        let scheme = if plain.parse::<Address>().is_ok() && own.is_empty() { "http" } else { "https" };
-        let trust = (scheme == "https").then(|| Trust::of_host(&own));
-        let base = format!("{scheme}://{host}/v2/{}", reference.repository());
-        let certificates = certificates.to_vec();
-        Self { client, credentials, reference, base, certificates, trust, authorization: Mutex::default() }
+        let is_tls = plain.parse::<Address>().is_err() || !own.is_empty();
+        let trust = is_tls.then(|| Trust::of_host(&own));
+        let base = format!("{}://{host}/v2/{}", if is_tls { "https" } else { "http" }, reference.repository());
+        let (scheme, certificates) = (Scheme::new(is_tls), certificates.to_vec());
+        Self { client, credentials, reference, base, scheme, certificates, trust, authorization: Mutex::default() }
     }
 
     /// Fetches the document of a tag or digest.
@@ -158,16 +162,20 @@ impl<'a> Repository<'a> {
         job: &Job<'b>,
     ) -> Result<Body<'b>, RegistryError> {
         let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let first = self.client.ask(&request.clone().authorization(known.clone()), length, job);
+        let first = self.scheme.ask(self.client, &request.clone().authorization(known.clone()), length, job);
+        let request = self.scheme.of(request);
         let asked = request.address();
         let refused = match first {
             // A host the registry redirects to has no say in where the password goes.
-            Err(FetchError::Status(refused)) if refused.code == 401 && refused.address.same_host(asked) => refused,
+            Err(FetchError::Status(refused)) if refused.code == 401 && refused.address.same_authority(asked) => refused,
             other => return other.map_err(|error| self.explain(error, asked, what, known.is_some())),
         };
+        if refused.challenges.is_empty() {
+            return Err(self.denied(what, known.is_some()));
+        }
         let challenge = Challenge::best(&refused.challenges).ok_or_else(|| RegistryError::Challenge {
             host: self.host(),
-            challenge: refused.challenges.first().map(|text| text.chars().take(160).collect()).unwrap_or_default(),
+            challenge: refused.challenges.join(", ").chars().take(160).collect(),
         })?;
         let credential = self.credentials.find(self.reference.registry(), self.reference.repository(), job);
         let credential = credential.map_err(|source| RegistryError::Credentials { host: self.host(), source })?;
@@ -182,14 +190,18 @@ impl<'a> Repository<'a> {
                 let service = bearer.service(asked)?;
                 let trust = self.trust_in(&service, asked);
                 let token = bearer.token(self.client, &service, trust, credential, &scope, job.cancel);
-                token.map_err(|error| match error {
+                let token = token.map_err(|error| match error {
                     refused if refused.is_no_token_for_them(identity) => self.refused(what, is_known, refused),
                     other => other,
-                })?
+                })?;
+                if service.is_https() && service.same_authority(asked) {
+                    self.scheme.is_tls();
+                }
+                token
             }
         };
         *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(secret.clone());
-        let second = self.client.ask(&request.clone().authorization(Some(secret)), length, job);
+        let second = self.scheme.ask(self.client, &request.clone().authorization(Some(secret)), length, job);
         second.map_err(|error| self.explain(error, asked, what, is_known))
     }
 
@@ -205,7 +217,7 @@ impl<'a> Repository<'a> {
     /// Converts an error of a request to one of the registry.
     fn explain(&self, error: FetchError, asked: &Address, what: &str, known: bool) -> RegistryError {
         let FetchError::Status(refused) = &error else { return error.into() };
-        if !refused.address.same_host(asked) {
+        if !refused.address.same_authority(asked) {
             return error.into();
         }
         let Refused { code, retry_after, .. } = **refused;

@@ -12,6 +12,7 @@ mod killed;
 mod killed_files;
 mod kinds;
 mod layers;
+mod loopback;
 mod mend;
 mod placed;
 mod pulls;

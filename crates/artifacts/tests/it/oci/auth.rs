@@ -115,6 +115,34 @@ fn a_token_for_strangers_for_those_with_a_password_and_for_those_with_an_identit
 }
 
 #[test]
+fn a_token_is_preferred_wherever_among_the_challenges_it_is_offered() {
+    let others = ["Basic realm=\"a, b\"", "Negotiate YWJj==", "Digest realm=\"Gr\u{f6}\u{df}e\", nonce=\"a,b\""];
+    for field in [0, 1, 2, 3] {
+        let service = Server::serving(br#"{"token":"TOKEN"}"#);
+        let token = format!("Bearer realm=\"{}\",service=\"reg\"", service.url("/token"));
+        let mut challenges = others.map(str::to_owned).to_vec();
+        challenges.insert(field, token);
+        let (one, several) = (challenges.join(", "), challenges.join("\r\nWWW-Authenticate: "));
+        for challenge in [one, several] {
+            let (server, _) = guarded("Bearer TOKEN", move |_| challenge.clone());
+            Host::new().image(&reference(&server, "v1"));
+        }
+        assert_eq!(service.hits(), 2);
+    }
+    let (server, _) = guarded("Basic bWU6cHc=", move |_| others.join(", "));
+    let host = Host::new();
+    login(&host, &server, &json!({"auth": STANDARD.encode("me:pw")}));
+    host.image(&reference(&server, "v1"));
+}
+
+#[test]
+fn who_is_refused_without_a_challenge_is_denied() {
+    let server = Server::raw("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+    let refusal = Host::new().refusal(&reference(&server, "v1"));
+    assert!(refusal.contains("does not give app:v1 to strangers"), "{refusal}");
+}
+
+#[test]
 fn a_token_that_expires_in_the_middle_of_a_layer_is_asked_for_again() {
     let content = Content::default();
     let plain = Layer::new().file("noise", noise(900_000)).done();
