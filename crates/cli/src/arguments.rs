@@ -1,5 +1,7 @@
 //! Parsers of argument values. Each checks what can be checked with the value alone.
 
+mod image;
+
 use banger_proto::{
     agent::http::MAX_GRACE,
     api::vm::{KillSignal, MAX_DISK, MAX_VCPU, MIN_DISK, MIN_MEMORY},
@@ -13,6 +15,8 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+
+pub(crate) use image::{image, image_name, source};
 
 /// Environment variable argument: `K=V`, or `K` for the value in banger's own environment.
 #[derive(Debug, Clone, PartialEq, Eq)]

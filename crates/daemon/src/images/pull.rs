@@ -12,7 +12,7 @@ use crate::{
 };
 use banger_artifacts::{
     image::{CatalogEntry, Image, ImageError, PullRequest},
-    oci::{ImageSource, Platform, Reference},
+    oci::{ImageSource, InvalidSource, Platform, Reference},
 };
 use banger_proto::{
     api::artifact::PullImage,
@@ -42,7 +42,11 @@ impl ImageService {
         {
             return Ok(PullTarget::Listed(Box::new(entry)));
         }
-        text.parse().map(PullTarget::Source).map_err(|error: banger_artifacts::oci::InvalidSource| {
+        text.parse().map(PullTarget::Source).map_err(|error: InvalidSource| {
+            if let InvalidSource::Relative(_) = error {
+                return Failure::new(Code::NotFound, format!("there is no image or file {text}"))
+                    .hint("a relative path is looked for where the command runs; the API takes absolute paths only");
+            }
             let shown: String = text.chars().take(120).collect();
             Failure::new(Code::NotFound, format!("{shown:?} is no image here, in a catalog or in a registry"))
                 .cause(error.to_string())
@@ -164,7 +168,9 @@ fn proper(reference: &Reference) -> Result<ImageName, Failure> {
 
 fn nameless(source: &str) -> Failure {
     Failure::new(Code::Invalid, format!("nothing says what the image from {source} is called"))
-        .hint("--name gives it a name; what was pulled is kept, so this costs no second pull")
+        .hint(format!(
+            "`banger image pull --name NAME {source}` gives it a name; what was pulled is kept, so this costs no second pull"
+        ))
 }
 
 /// Refuses an image that was already here and boots with another kernel than the requested one.

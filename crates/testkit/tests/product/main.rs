@@ -15,6 +15,7 @@ mod firecracker;
 mod forced;
 mod hostile;
 mod image_builds;
+mod image_files;
 mod image_pulls;
 mod images;
 mod interrupt;

@@ -1,26 +1,17 @@
 //! `banger image pull`.
 
 use super::make;
-use crate::{
-    arguments::{absolute, logins},
-    complete,
-    context::Context,
-    exit::Result,
-};
+use crate::{arguments, complete, context::Context, exit::Result};
 use banger_proto::{
     api::artifact::PullImage,
-    failure::Failure,
     name::{ImageName, KernelName, PlatformName},
 };
 use clap::Args;
-use std::path::Path;
 
 /// Message for an interrupt. The image may be here nevertheless: only its name or its kernel was missing, or another
 /// client waits for the same pull.
 const INTERRUPTED: &str =
     "interrupted: unless 'banger image list' shows the image, nothing of it is kept but layers in the cache";
-/// Prefixes of a source that is a file or directory.
-const FILES: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 
 /// `banger image pull`.
 #[derive(Debug, Args)]
@@ -54,29 +45,8 @@ pub(crate) struct PullArgs {
 /// Pulls the image, and prints its names.
 pub(crate) async fn run(context: &Context, args: PullArgs) -> Result {
     let PullArgs { image, name, kernel, platform, force } = args;
-    let logins = logins(|key| std::env::var_os(key))?;
+    let logins = arguments::logins(|key| std::env::var_os(key))?;
     let platform = platform.map(String::from);
-    let request = PullImage { image: located(image)?, name, kernel, platform, logins, force };
+    let request = PullImage { image: arguments::source(image)?, name, kernel, platform, logins, force };
     make(context, "/v1/images/pull", Some(&request), INTERRUPTED).await
-}
-
-/// Makes a file's path absolute, because the daemon has another working directory.
-fn located(source: String) -> std::result::Result<String, Failure> {
-    let Some((prefix, path)) = FILES.iter().find_map(|prefix| Some((prefix, source.strip_prefix(prefix)?))) else {
-        return Ok(source);
-    };
-    Ok(format!("{prefix}{}", absolute(Path::new(path))?.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_made_absolute_and_references_left_alone() {
-        let here = std::env::current_dir().unwrap();
-        assert_eq!(located("alpine:3.20".into()).unwrap(), "alpine:3.20");
-        assert_eq!(located("docker-archive:/a.tar:x".into()).unwrap(), "docker-archive:/a.tar:x");
-        assert_eq!(located("oci:./d".into()).unwrap(), format!("oci:{}/d", here.display()));
-    }
 }

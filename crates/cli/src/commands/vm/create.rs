@@ -12,7 +12,7 @@ use banger_proto::{
     agent::boot::Init,
     api::vm::{CreateVm, Start, Vm, VmmChoice, Wait},
     failure::Failure,
-    name::{ImageName, KernelName, VmName},
+    name::{KernelName, VmName},
     size::ByteSize,
     span::Span,
 };
@@ -29,8 +29,8 @@ pub(crate) struct NewVmArgs {
     #[arg(long)]
     name: Option<VmName>,
     /// Image of the root file system; pulled if missing
-    #[arg(long, add = complete::images())]
-    image: Option<ImageName>,
+    #[arg(long, value_parser = arguments::image, add = complete::images())]
+    image: Option<String>,
     /// Kernel; pulled if missing
     #[arg(long, add = complete::available_kernels())]
     kernel: Option<KernelName>,
@@ -81,7 +81,7 @@ impl NewVmArgs {
     pub(super) fn request(self, start: Start, default_init: Option<Init>) -> std::result::Result<CreateVm, Failure> {
         Ok(CreateVm {
             name: self.name,
-            image: self.image,
+            image: self.image.map(arguments::image_name).transpose()?,
             logins: arguments::logins(|key| std::env::var_os(key))?,
             kernel: self.kernel,
             vmm: self.vmm,
