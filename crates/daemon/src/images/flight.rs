@@ -66,9 +66,9 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             let mut running = lock(&self.running);
             running.retain(|_, flight| flight.strong_count() > 0);
             let under_way = running.get(key).and_then(Weak::upgrade);
-            let joinable = under_way.filter(|flight| !flight.stop.is_cancelled() && flight.result.borrow().is_none());
-            if let Some(flight) = joinable {
-                flight.enter(operation)
+            let joinable = under_way.filter(|flight| flight.result.borrow().is_none());
+            if let Some(watcher) = joinable.and_then(|flight| flight.enter(operation)) {
+                watcher
             } else {
                 let flight = Arc::new(Flight {
                     audience: Arc::default(),
@@ -76,7 +76,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
                     stop: CancellationToken::new(),
                 });
                 running.insert(key.to_owned(), Arc::downgrade(&flight));
-                let watcher = flight.enter(operation);
+                let watcher = flight.enter(operation).expect("nobody left it yet");
                 let running = work(flight.audience.clone(), flight.stop.clone());
                 // A task of its own, because it outlives the watcher that started it.
                 tokio::spawn(async move { flight.result.send_replace(Some(running.await)) });
@@ -95,13 +95,18 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 }
 
 impl<T> Flight<T> {
-    fn enter(self: &Arc<Self>, operation: &Operation) -> Watcher<T> {
+    /// Registers an operation; `None` if the last one has gone. Whether it is stopped is looked at under the lock under
+    /// which the last one stops it, so nobody enters a pull that ends as canceled.
+    fn enter(self: &Arc<Self>, operation: &Operation) -> Option<Watcher<T>> {
         let mut watchers = lock(&self.audience.0);
+        if self.stop.is_cancelled() {
+            return None;
+        }
         let number = watchers.next;
         watchers.next += 1;
         watchers.replay.replay_to(operation);
         watchers.list.push((number, operation.clone()));
-        Watcher { flight: self.clone(), number }
+        Some(Watcher { flight: self.clone(), number })
     }
 }
 
@@ -204,6 +209,23 @@ mod tests {
             go.notify_one();
         });
         assert_eq!((a.unwrap(), b.unwrap(), runs.load(Ordering::SeqCst)), (7, 7, 1));
+    }
+
+    #[test]
+    fn who_enters_as_the_last_one_leaves_holds_it_or_stays_outside() {
+        let begin = || {
+            let (audience, result) = (Arc::default(), watch::Sender::new(None));
+            Arc::new(Flight::<u32> { audience, result, stop: CancellationToken::new() })
+        };
+        let operation = Operation::unwatched();
+        let held = begin();
+        let last = held.enter(&operation);
+        let newcomer = held.enter(&operation);
+        drop(last);
+        assert!(newcomer.is_some() && !held.stop.is_cancelled());
+        let left = begin();
+        drop(left.enter(&operation));
+        assert!(left.enter(&operation).is_none(), "it would be told that somebody canceled it");
     }
 
     #[tokio::test]
