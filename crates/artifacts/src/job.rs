@@ -49,6 +49,8 @@ pub enum PartState {
     Coming,
     /// Being read from the local cache.
     Cached,
+    /// Being read from a file or directory of the user.
+    Local,
     /// Complete.
     Done,
 }

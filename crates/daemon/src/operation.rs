@@ -148,6 +148,7 @@ impl Progress for Operation {
             PartState::Waiting => LayerState::Waiting,
             PartState::Coming => LayerState::Downloading,
             PartState::Cached => LayerState::Cached,
+            PartState::Local => LayerState::Local,
             PartState::Done => LayerState::Done,
         };
         self.send(&Event::Layer { layer: part.name.to_owned(), state, done: part.done, total: part.total });
@@ -162,7 +163,7 @@ impl Progress for Operation {
 fn is_superseded(event: &Event<()>) -> bool {
     match event {
         Event::Advance { .. } => true,
-        Event::Layer { state: LayerState::Downloading | LayerState::Cached, done, .. } => *done > 0,
+        Event::Layer { state: LayerState::Downloading | LayerState::Cached | LayerState::Local, done, .. } => *done > 0,
         _ => false,
     }
 }

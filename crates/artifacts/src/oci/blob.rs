@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     fetch::{self, Body},
-    job::{Cancel, Job},
+    job::{Cancel, Job, PartState},
     publish::{StagedFile, is_full},
 };
 use std::{
@@ -39,6 +39,17 @@ pub(super) enum BlobSource<'a> {
     Download(Box<(Download<'a>, CacheWriter<'a>)>),
     /// Part of a file of the user.
     Part(Take<File>),
+}
+
+impl BlobSource<'_> {
+    /// State of a layer while its bytes are read from here.
+    pub(super) fn state(&self) -> PartState {
+        match self {
+            Self::Cached(..) => PartState::Cached,
+            Self::Download(_) => PartState::Coming,
+            Self::Part(_) => PartState::Local,
+        }
+    }
 }
 
 /// Copy for the cache.

@@ -103,11 +103,15 @@ impl<'a> Progress<'a> {
         let waiting = Layer { state: LayerState::Waiting, done, total, bar: None };
         let layer = by_name.entry(name.clone()).or_insert(waiting);
         let ended = state == LayerState::Done && layer.state != LayerState::Done;
-        let cached = layer.state == LayerState::Cached;
+        let before = layer.state;
         (layer.state, layer.done, layer.total) = (state, done, total);
         if !self.printer.terminal() {
             if ended {
-                let how = if cached { "from the cache" } else { "downloaded" };
+                let how = match before {
+                    LayerState::Cached => "from the cache",
+                    LayerState::Local => "local",
+                    LayerState::Waiting | LayerState::Downloading | LayerState::Done => "downloaded",
+                };
                 self.printer.note(&format!("layer {name}: {how}, {}", ByteSize(total)));
             }
             // Large layers take minutes, so their sum is reported as well.
@@ -219,7 +223,7 @@ fn layer_word(state: LayerState) -> &'static str {
     match state {
         LayerState::Waiting => "waiting",
         LayerState::Downloading => "downloading",
-        LayerState::Cached => "unpacking",
+        LayerState::Cached | LayerState::Local => "unpacking",
         LayerState::Done => "done",
     }
 }

@@ -69,6 +69,8 @@ pub enum LayerState {
     Downloading,
     /// The layer was in the cache and is being read.
     Cached,
+    /// The layer is in the archive or directory that is pulled from, and is being read.
+    Local,
     /// The layer is complete.
     Done,
 }

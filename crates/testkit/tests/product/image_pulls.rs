@@ -122,11 +122,11 @@ fn every_layer_of_an_image_that_has_many_is_told_of() {
     }
     let source = image.finish("many", &json!({}));
     let out = env.banger(["image", "pull", &source]).patience(SOON).run().expect(0);
-    assert_eq!(out.err().matches(": from the cache, ").count(), LAYERS, "{out}");
+    assert_eq!(out.err().matches(": local, ").count(), LAYERS, "{out}");
     env.banger(["image", "delete", "many"]).run().expect(0);
     let out = env.banger(["image", "pull", "--json", &source]).patience(SOON).run().expect(0);
     let events: Vec<Value> = out.err().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    for state in ["waiting", "cached", "done"] {
+    for state in ["waiting", "local", "done"] {
         let layers = events.iter().filter(|event| event["state"] == state).map(|event| event["layer"].to_string());
         let told: std::collections::BTreeSet<String> = layers.collect();
         assert_eq!(told.len(), LAYERS, "{state}: {told:?}");

@@ -173,12 +173,12 @@ impl OpenedImage<'_> {
             return Err(LayerError::TooLarge(limits.max_unpacked));
         }
         let notices = NoticesOnly(job.progress);
-        let (source, cached) = self.source(pending, Job { progress: &notices, cancel: job.cancel })?;
+        let source = self.source(pending, Job { progress: &notices, cancel: job.cancel })?;
         let kept = match (&source, pending.digest) {
             (BlobSource::Cached(file, _), Some(digest)) => file.try_clone().ok().map(|file| (digest, file)),
             _ => None,
         };
-        let state = if cached { PartState::Cached } else { PartState::Coming };
+        let state = source.state();
         report(job, pending, state, 0);
         let reporter = *job;
         let report_bytes = move |bytes| report(&reporter, pending, state, bytes);
@@ -244,20 +244,20 @@ impl OpenedImage<'_> {
         pending.iter().filter_map(|layer| cache.get(&layer.digest?, layer.size)).collect()
     }
 
-    /// Returns the source of a layer's bytes, and whether they are on this host already.
-    fn source<'b>(&'b self, pending: &PendingLayer, job: Job<'b>) -> Result<(BlobSource<'b>, bool), LayerError> {
+    /// Returns the source of a layer's bytes.
+    fn source<'b>(&'b self, pending: &PendingLayer, job: Job<'b>) -> Result<BlobSource<'b>, LayerError> {
         let cache = &self.registries.cache;
         match (&self.from, &pending.source, pending.digest) {
             (ManifestSource::Registry(repository, _), LayerSource::Registry, Some(digest)) => {
                 if let Some(file) = cache.get(&digest, pending.size) {
-                    return Ok((BlobSource::Cached(file, cache), true));
+                    return Ok(BlobSource::Cached(file, cache));
                 }
                 let staged = match cache.stage() {
                     Err(error) if error.is_out_of_space() => None,
                     staged => Some(staged.map_err(as_layer_error)?),
                 };
                 let download = Download::new(repository, digest, pending.size, job);
-                Ok((BlobSource::Download(Box::new((download, CacheWriter { cache, staged }))), false))
+                Ok(BlobSource::Download(Box::new((download, CacheWriter { cache, staged }))))
             }
             (ManifestSource::Layout(files, _) | ManifestSource::Saved(files, _), LayerSource::Member(name), _) => {
                 let (file, offset, size) = files.open(name).map_err(as_layer_error)?;
@@ -266,7 +266,7 @@ impl OpenedImage<'_> {
                 }
                 let read =
                     file_part(file, offset, size).map_err(|source| LayerError::Io { what: "read the file", source })?;
-                Ok((BlobSource::Part(read), true))
+                Ok(BlobSource::Part(read))
             }
             _ => Err(LayerError::Unfit("nothing says where it is")),
         }
