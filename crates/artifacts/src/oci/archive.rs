@@ -304,10 +304,8 @@ pub(super) fn choose<'d>(all: &'d [Descriptor], asked: &Platform) -> Result<&'d 
         }
     }
     best.map(|(descriptor, _)| descriptor).ok_or_else(|| {
-        // Attestations are listed among the images, with the platform `unknown`.
-        let real = |platform: &&Platform| platform.os != "unknown";
         let mut there: Vec<Platform> = Vec::new();
-        for platform in all.iter().filter_map(|descriptor| descriptor.platform.as_ref()).filter(real) {
+        for platform in all.iter().filter_map(|descriptor| descriptor.platform.as_ref()) {
             if !there.contains(platform) {
                 there.push(platform.clone());
             }

@@ -44,7 +44,7 @@ pub enum DocumentError {
 /// Document that a name leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Document {
-    /// Index: manifests for several platforms.
+    /// Index: manifests for several platforms, without the attestations listed among them.
     Index(Vec<Descriptor>),
     /// Manifest of one image.
     Manifest(Manifest),
@@ -189,7 +189,8 @@ impl Document {
                 if manifests.len() > MAX_MANIFESTS {
                     return Err(DocumentError::TooMany(manifests.len(), "manifests", MAX_MANIFESTS));
                 }
-                Ok(Self::Index(manifests.into_iter().map(RawDescriptor::read).collect()))
+                let images = manifests.into_iter().filter(|manifest| !manifest.is_attestation());
+                Ok(Self::Index(images.map(RawDescriptor::read).collect()))
             }
             (None, Some(config), layers) => {
                 let layers = layers.unwrap_or_default();
@@ -224,6 +225,14 @@ impl Descriptor {
 }
 
 impl RawDescriptor {
+    /// Whether this is a statement about an image of the index rather than an image, as buildx adds one for each.
+    fn is_attestation(&self) -> bool {
+        let annotations = self.annotations.as_ref();
+        let annotated = annotations.and_then(|annotations| annotations.get("vnd.docker.reference.type"));
+        let unknown = |platform: &RawPlatform| platform.os == "unknown" && platform.architecture == "unknown";
+        annotated.is_some_and(|kind| kind == "attestation-manifest") || self.platform.as_ref().is_some_and(unknown)
+    }
+
     fn read(self) -> Descriptor {
         let mut annotations = self.annotations.unwrap_or_default();
         let mut short = |key: &str| annotations.remove(key).filter(|name| name.len() <= 512);

@@ -250,6 +250,28 @@ fn containerd_names_choose_and_name_an_image() {
 }
 
 #[test]
+fn attestations_are_no_images() {
+    let host = Host::new();
+    let kind = ("vnd.docker.reference.type", "attestation-manifest");
+    let unknown = json!({"os": "unknown", "architecture": "unknown"});
+    // As buildx writes them, and with only one of the two marks.
+    for (number, (annotations, platform)) in
+        [(json!({kind.0: kind.1}), unknown.clone()), (json!({kind.0: kind.1}), Value::Null), (json!({}), unknown)]
+            .into_iter()
+            .enumerate()
+    {
+        let mark = |index: &mut Vec<Value>| {
+            index[0]["annotations"] = annotations.clone();
+            index[0]["platform"] = platform.clone();
+        };
+        let both = write(&host, &format!("both-{number}.tar"), &with_index(&[("", "no"), ("v1", "one")], mark));
+        assert_eq!(a(&host, &format!("oci-archive:{both}")), ("one".into(), Some("v1".into())));
+        let alone = write(&host, &format!("alone-{number}.tar"), &with_index(&[("", "no")], mark));
+        assert!(refusal(&host, &format!("oci-archive:{alone}")).contains("it has no images"), "{number}");
+    }
+}
+
+#[test]
 fn one_name_for_two_images_is_refused() {
     let host = Host::new();
     let path = write(&host, "twice.tar", &with_index(&[("v1", "one"), ("v1", "two")], |_| ()));

@@ -329,7 +329,11 @@ fn the_platform_that_fits_is_chosen_and_others_are_listed() {
     let list = [entry(&arm, "unknown", "unknown"), entry(&arm, "linux", "arm64"), entry(&amd, "linux", "amd64")];
     let kind = "application/vnd.docker.distribution.manifest.list.v2+json";
     content.document("all", kind, &json!({"schemaVersion": 2, "manifests": list}));
-    content.document("arms", kind, &json!({"schemaVersion": 2, "manifests": &list[..2]}));
+    // Marked as an attestation by its annotation alone.
+    let mut attestation = entry(&amd, "linux", "amd64");
+    attestation["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
+    let arms = [&attestation, &list[0], &list[1]];
+    content.document("arms", kind, &json!({"schemaVersion": 2, "manifests": arms}));
     let server = content.serve();
     let host = Host::new();
     assert_eq!(Image::open(&host.image(&reference(&server, "all")).rootfs).read("/a"), b"amd64");
