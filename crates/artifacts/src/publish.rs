@@ -85,7 +85,7 @@ pub struct NameLock {
     name: String,
     path: PathBuf,
     // Closing it gives the lock back.
-    _file: File,
+    file: File,
 }
 
 impl Shelf {
@@ -186,7 +186,7 @@ impl Shelf {
                 .map_err(at("open the lock", &path))?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) if is_at(&file, &path) => {
-                    return Ok(Some(NameLock { name: name.to_owned(), path, _file: file }));
+                    return Ok(Some(NameLock { name: name.to_owned(), path, file }));
                 }
                 // The last holder removes the file; a lock on a removed file excludes nobody.
                 Ok(()) | Err(Errno::INTR) => {}
@@ -350,8 +350,11 @@ impl NameLock {
 
 impl Drop for NameLock {
     fn drop(&mut self) {
-        // Removed while still locked, so that nobody else's lock file can be removed.
-        let _ = fs::remove_file(&self.path);
+        // Removed while still locked, so that nobody else takes a lock on it. If the directory was deleted and made
+        // again, another process's lock file is there now.
+        if is_at(&self.file, &self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -40,6 +40,21 @@ fn an_entry_appears_is_replaced_and_goes_whole() {
 }
 
 #[test]
+fn a_lock_on_a_file_that_is_gone_excludes_nobody_and_takes_no_other_one_along() {
+    let (_temp, shelf) = shelf();
+    let first = shelf.try_lock("x").unwrap().unwrap();
+    // A cache may be deleted at any time.
+    fs::remove_dir_all(shelf.directory()).unwrap();
+    let second = shelf.try_lock("x").unwrap().unwrap();
+    drop(first);
+    assert_eq!(hidden(&shelf), [".lock-x"], "it is the second one's");
+    assert!(shelf.try_lock("x").unwrap().is_none());
+    drop(second);
+    assert_eq!(hidden(&shelf), [""; 0]);
+    assert!(shelf.try_lock("x").unwrap().is_some());
+}
+
+#[test]
 fn replacing_leaves_no_moment_without_an_entry() {
     let (_temp, shelf) = shelf();
     publish(&shelf, "x", "0");
