@@ -6,6 +6,7 @@ use super::{
     Op,
     owner::Owner,
     policy::{self, Reason, StopCause, Verdict},
+    readopt::look,
     service::no_vm,
     wait::boot::Waiters,
 };
@@ -85,6 +86,13 @@ pub(super) async fn run(mut owner: Owner, mut commands: mpsc::Receiver<Command>,
             let name = &owner.row().name;
             let used = Failure::new(Code::Conflict, format!("VM {name} is in use: its services are waited for"));
             command.answer(Err(used));
+            continue;
+        }
+        // An earlier daemon saw it run, and this one has not seen it yet.
+        if matches!(command.op, Op::Start { .. })
+            && let Err(failure) = look(&mut owner).await
+        {
+            command.answer(Err(failure));
             continue;
         }
         let verdict = if resume { Verdict::Run } else { policy::decide(owner.row().state, None, &command.op) };

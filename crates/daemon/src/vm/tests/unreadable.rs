@@ -56,10 +56,12 @@ async fn a_vm_of_which_nobody_can_tell_whether_it_runs_is_left_alone_until_someb
     assert!(now.reason.is_some_and(|reason| reason.starts_with("whether it runs cannot be told: ")));
     assert!(fake.is_alive() && fake.requests.try_recv().is_err(), "it was ended");
     let stop = || Op::Stop { grace: None, cause: StopCause::Asked };
-    let refused = world.vms().change("v", stop(), &Operation::unwatched()).await.unwrap_err();
-    assert_eq!(refused.message, "whether VM v runs cannot be told", "{refused}");
-    assert_eq!(world.row(&row).await.unwrap().state, VmState::Running);
-    assert!(fake.is_alive(), "it was ended");
+    for op in [stop(), Op::Start { wait: Wait::Agent, overcommit: false }] {
+        let refused = world.vms().change("v", op, &Operation::unwatched()).await.unwrap_err();
+        assert_eq!(refused.message, "whether VM v runs cannot be told", "{refused}");
+        assert_eq!(world.row(&row).await.unwrap().state, VmState::Running);
+        assert!(fake.is_alive(), "it was ended");
+    }
 
     fs::remove_dir(&runtime).unwrap();
     for path in [&socket, &runtime] {
@@ -75,4 +77,44 @@ async fn a_vm_of_which_nobody_can_tell_whether_it_runs_is_left_alone_until_someb
     let operation = Operation::unwatched();
     let (stopped, ()) = tokio::join!(world.vms().change("v", stop(), &operation), ends);
     assert_eq!(stopped.unwrap().state, VmState::Stopped);
+}
+
+/// Makes a row of which a daemon could not tell whether its VM runs, and puts the shim's record back afterwards.
+async fn untold(world: &World) -> (VmRow, FakeShim) {
+    let row = world.vm("v", VmState::Running).await;
+    let fake = FakeShim::with(world, &row, 0, Some(ready()));
+    let (socket, runtime) = (world.layout.vm_run(&row.id).join(SOCKET), world.layout.vm(&row.id).join(RUNTIME_FILE));
+    let aside = runtime.with_extension("aside");
+    fs::remove_file(&socket).unwrap();
+    fs::rename(&runtime, &aside).unwrap();
+    fs::create_dir(&runtime).unwrap();
+    world.vms().reconcile().await.unwrap();
+    fs::remove_dir(&runtime).unwrap();
+    fs::rename(aside, runtime).unwrap();
+    (row, fake)
+}
+
+#[tokio::test]
+async fn a_start_ends_no_machine_whose_shim_does_not_answer() {
+    let world = World::new();
+    let (row, mut fake) = untold(&world).await;
+    let start = Op::Start { wait: Wait::Agent, overcommit: false };
+    let refused = world.vms().change("v", start, &Operation::unwatched()).await.unwrap_err();
+    assert_eq!((refused.code, refused.message.as_str()), (Code::Unavailable, "whether VM v runs cannot be told"));
+    assert!(refused.to_string().contains("did not answer for"), "{refused}");
+    assert!(fake.is_alive(), "it was ended");
+    assert_eq!(world.row(&row).await.unwrap().state, VmState::Running);
+}
+
+#[tokio::test]
+async fn a_start_of_a_vm_that_ended_unseen_starts_it() {
+    let world = World::new();
+    let (row, mut fake) = untold(&world).await;
+    let record = ExitRecord { cause: ExitCause::Poweroff, reason: "the guest powered off".into(), at: 1 };
+    fake.end(&world, &row, &record).await;
+    let start = Op::Start { wait: Wait::Agent, overcommit: false };
+    // Nothing can be launched in this world: the start is tried, and that is how it fails.
+    let failure = world.vms().change("v", start, &Operation::unwatched()).await.unwrap_err();
+    let now = world.row(&row).await.unwrap();
+    assert!(!now.state.is_live(), "{now:?}: {failure}");
 }
