@@ -9,18 +9,26 @@
 
 mod address;
 mod body;
+mod client_certificate;
 mod error;
+mod failure;
 mod min_rate;
+mod purpose;
 mod refusal;
 mod request;
 mod tls;
+mod tls_error;
 mod transfer;
+mod trust;
+mod verifier;
 
 pub use address::{Address, AddressError};
 pub use body::{Body, Received};
 pub use error::{FetchError, Refused};
-pub use request::{Request, Secret, Trust};
+pub use request::{Request, Secret};
+pub use tls_error::TlsError;
 pub use transfer::Head;
+pub use trust::{PassedOver, Trust};
 
 use crate::job::Job;
 use std::time::{Duration, Instant};

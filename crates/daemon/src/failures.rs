@@ -6,7 +6,7 @@
 use crate::{config::ConfigError, daemon::StartError, shim::client::ShimError, store::StoreError, vmm::select::NoVmm};
 use banger_artifacts::{
     disk::DiskError,
-    fetch::FetchError,
+    fetch::{FetchError, TlsError},
     image::{Corruption, FileChanged, ImageError, ManifestError},
     kernel::KernelError,
     oci::{CredentialError, LayerError, OciError, RegistryError},
@@ -246,10 +246,13 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
         }
         (_, Some(RegistryError::Credentials { .. })) => (Code::Denied, Vec::new()),
         (_, Some(error)) => match error.fetch() {
-            Some(FetchError::Tls { host, .. }) => {
-                let own =
-                    format!("a registry's own authority has its place in ~/.config/containers/certs.d/{host}/ca.crt");
-                (Code::Unavailable, vec![own])
+            Some(FetchError::Tls { host, source }) => (Code::Unavailable, hint_for_tls(host, source)),
+            Some(FetchError::ClientCertificate { host, .. }) => {
+                let place = format!(
+                    "a client certificate for it has its place in ~/.config/containers/certs.d/{host}/client.cert, its \
+                     key beside it in client.key"
+                );
+                (Code::Denied, vec![place])
             }
             Some(FetchError::PlainText { host }) => {
                 let (name, port) = host.rsplit_once(':').unwrap_or((host, "443"));
@@ -286,6 +289,28 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
         }
         _ => (Code::Invalid, Vec::new()),
     }
+}
+
+/// What helps where a registry is not trusted.
+fn hint_for_tls(host: &str, error: &TlsError) -> Vec<String> {
+    let hint = match error {
+        error if error.is_untrusted() => {
+            format!("a registry's own authority has its place in ~/.config/containers/certs.d/{host}/ca.crt")
+        }
+        TlsError::Name { .. } => {
+            "a registry is called by a name of its certificate; whoever runs it adds others to its \
+                                  subjectAltName"
+                .to_owned()
+        }
+        TlsError::Expired { .. } | TlsError::NotYetValid { .. } => {
+            format!("if this host's clock is right (`date`), whoever runs {host} has to renew its certificate")
+        }
+        TlsError::Purpose { .. } => {
+            format!("whoever runs {host} makes its certificate with extendedKeyUsage = serverAuth, or without that")
+        }
+        _ => return Vec::new(),
+    };
+    vec![hint]
 }
 
 impl Explain for DiskError {

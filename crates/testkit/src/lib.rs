@@ -32,7 +32,7 @@ mod wait;
 mod web_server;
 
 pub use binaries::bin_dir;
-pub use certificate::{Private, certificate};
+pub use certificate::{Authority, Private, certificate};
 pub use command::{Invocation, Output};
 pub use corpora::{Corpus, replay};
 pub use environment::TestEnv;

@@ -1,8 +1,13 @@
 //! Errors of downloads.
 
-use super::{Address, AddressError};
+use super::{Address, AddressError, PassedOver, TlsError};
 use crate::job::Cancelled;
-use std::{error::Error, io, time::Duration};
+use std::{
+    error::Error,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Error of a download.
 #[derive(Debug, thiserror::Error)]
@@ -15,12 +20,24 @@ pub enum FetchError {
         /// Error of the operating system.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The server's certificate could not be verified.
-    #[error("cannot trust {host}")]
+    /// The server's certificate could not be verified, or there was no handshake.
+    #[error("{} {host}", if source.is_of_certificate() { "cannot trust" } else { "cannot speak TLS with" })]
     Tls {
         /// `host` or `host:port`.
         host: String,
         /// Cause.
+        source: TlsError,
+    },
+    /// The server wants to know who the client is, and does not accept what it was shown.
+    #[error("{host} {}", wanted(shown.as_deref(), passed_over))]
+    ClientCertificate {
+        /// `host` or `host:port`.
+        host: String,
+        /// Certificate that was shown.
+        shown: Option<PathBuf>,
+        /// Files for this host that could not be used.
+        passed_over: Vec<PassedOver>,
+        /// What it said.
         source: Box<dyn Error + Send + Sync>,
     },
     /// The server answers an `https` request without TLS.
@@ -137,6 +154,15 @@ pub struct Refused {
 }
 
 impl FetchError {
+    /// Returns the host, if the failure is about TLS that the host does speak.
+    pub(crate) fn tls_host(&self) -> Option<&str> {
+        match self {
+            Self::Tls { host, source } if source.is_of_tls() => Some(host),
+            Self::ClientCertificate { host, .. } => Some(host),
+            _ => None,
+        }
+    }
+
     /// Whether no connection was made.
     pub(super) fn is_connection(&self) -> bool {
         matches!(self, Self::Connect { .. })
@@ -150,10 +176,22 @@ impl FetchError {
             | Self::Broken { .. }
             | Self::Stalled { .. }
             | Self::Slow { .. } => true,
+            // A connection that broke where it may have said that it misses a certificate.
+            Self::ClientCertificate { source, .. } => source.is::<io::Error>(),
             Self::Status(refused) => matches!(refused.code, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }
     }
+}
+
+fn wanted(shown: Option<&Path>, passed_over: &[PassedOver]) -> String {
+    let none = || "wants a client certificate, and there is none for it".to_owned();
+    let mut text = shown.map_or_else(none, |path| format!("does not accept the client certificate {}", path.display()));
+    for unfit in passed_over {
+        text.push_str("; ");
+        text.push_str(&unfit.to_string());
+    }
+    text
 }
 
 fn quoted(excerpt: &str) -> String {

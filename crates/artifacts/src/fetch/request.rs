@@ -1,8 +1,7 @@
 //! Requests: an address, and everything sent along with it.
 
-use super::Address;
-use std::{fmt, path::Path, sync::Arc};
-use ureq::tls::Certificate;
+use super::{Address, Trust};
+use std::fmt;
 
 /// HTTP request: `GET`, or `POST` of a form.
 #[derive(Clone)]
@@ -19,10 +18,6 @@ pub struct Request {
 /// Secret that no log and no error may show.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
-
-/// Trusted certificates, loaded once for many requests.
-#[derive(Clone)]
-pub struct Trust(Arc<Vec<Certificate<'static>>>);
 
 impl Secret {
     /// Wraps a secret.
@@ -42,35 +37,9 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl fmt::Debug for Trust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Trust({} certificates)", self.0.len())
-    }
-}
-
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request").field("address", &self.address).field("from", &self.from).finish_non_exhaustive()
-    }
-}
-
-impl Trust {
-    /// Loads the certificates this host trusts (its administrator may have changed them), and those in these files; a
-    /// file that cannot be read is skipped, with a warning in the log.
-    pub fn of_host(also: &[impl AsRef<Path>]) -> Self {
-        let mut found = rustls_native_certs::load_native_certs();
-        for path in also {
-            let more = rustls_native_certs::load_certs_from_paths(Some(path.as_ref()), None);
-            for error in &more.errors {
-                tracing::warn!(path = %path.as_ref().display(), %error, "a certificate cannot be used");
-            }
-            found.certs.extend(more.certs);
-        }
-        Self(Arc::new(found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect()))
-    }
-
-    pub(super) fn certificates(&self) -> &Arc<Vec<Certificate<'static>>> {
-        &self.0
     }
 }
 
@@ -109,8 +78,8 @@ impl Request {
         self
     }
 
-    /// Sets the trusted certificates for the requested host. Without them, and for hosts it redirects to, those of this
-    /// host are used.
+    /// Sets the certificates for the requested host. Without them, and for hosts it redirects to, those of this host
+    /// are trusted and none is shown.
     #[must_use]
     pub fn trust(mut self, trust: Option<Trust>) -> Self {
         self.trust = trust;

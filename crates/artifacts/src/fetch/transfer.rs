@@ -3,14 +3,13 @@
 //! It reports to the reader through a short queue, so it is never far ahead, and ends when the reader is gone.
 
 use super::{
-    Address, AddressError, Client, FetchError, Refused, Request, Trust,
+    Address, AddressError, Client, FetchError, Refused, Request,
+    failure::{self, Attempt},
     refusal::{EXCERPT, MAX_VALUE, SHOWN},
-    tls,
 };
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use std::{
-    error::Error,
     io::{self, Read},
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,7 +19,7 @@ use std::{
     time::Duration,
 };
 use ureq::{
-    Agent, Proxy, Timeout,
+    Agent, Proxy,
     config::Config,
     http::{Response, StatusCode, header},
     unversioned::{
@@ -187,7 +186,7 @@ impl Sender {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.body_error(error.into(), announced)),
+                Err(error) => return Err(failure::of_body(error.into(), announced, self.received, self.client.stall)),
             }
         }
     }
@@ -199,18 +198,19 @@ impl Sender {
         for _ in 0..=MAX_REDIRECTS {
             // A certificate configured for a host is trusted for that host, and for no other it redirects to.
             let trust = request.trust.as_ref().filter(|_| address.same_name(first));
-            let agent = self.agent(&address, trust)?;
+            let attempt = Attempt::new(&address, trust, self.client.stall);
+            let agent = self.agent(&attempt)?;
             if !self.stop.watch(&agent) {
                 return Ok(None);
             }
-            let response = send(&agent, request, &address).map_err(|error| self.no_response_error(&address, error))?;
+            let response = send(&agent, request, &address).map_err(|error| attempt.failure(error))?;
             let status = response.status();
             if status == StatusCode::OK || (status == StatusCode::PARTIAL_CONTENT && starts_at(&response, request.from))
             {
                 return Ok(Some((address, response)));
             }
             let location = response.headers().get(header::LOCATION).filter(|_| is_redirect(status));
-            let Some(location) = location else { return Err(self.refused(address, response)) };
+            let Some(location) = location else { return Err(attempt.refusal(self.refused(address.clone(), response))) };
             let location = String::from_utf8_lossy(location.as_bytes()).into_owned();
             let next = match request.form {
                 // A form may hold a secret, and is not sent again to a host that the response names.
@@ -229,8 +229,8 @@ impl Sender {
     }
 
     /// Creates a client for one request. Its state (certificates, a connection) is dropped with it.
-    fn agent(&self, address: &Address, trust: Option<&Trust>) -> Result<Agent, FetchError> {
-        let client = &self.client;
+    fn agent(&self, attempt: &Attempt<'_>) -> Result<Agent, FetchError> {
+        let (client, address) = (&self.client, attempt.address);
         let config = Config::builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -253,15 +253,7 @@ impl Sender {
         if !address.is_https() {
             return Ok(Agent::with_parts(config, connector, DefaultResolver::default()));
         }
-        let certificates = match trust {
-            Some(trust) => trust.certificates().clone(),
-            None => Trust::of_host(&[] as &[&str]).certificates().clone(),
-        };
-        if certificates.is_empty() {
-            return Err(FetchError::NoCertificates);
-        }
-        let tls = tls::Connector::trusting(&certificates);
-        let tls = tls.map_err(|source| FetchError::Tls { host: address.host().to_owned(), source: source.into() })?;
+        let tls = attempt.connector()?;
         Ok(Agent::with_parts(config, connector.chain(tls), DefaultResolver::default()))
     }
 
@@ -282,38 +274,6 @@ impl Sender {
             refused.page(&page[..have]);
         }
         FetchError::Status(Box::new(refused))
-    }
-
-    /// Returns the error of a missing response.
-    fn no_response_error(&self, address: &Address, error: ureq::Error) -> FetchError {
-        let host = address.host().to_owned();
-        match error {
-            ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)
-            | ureq::Error::HostNotFound
-            | ureq::Error::ConnectionFailed
-            | ureq::Error::ConnectProxyFailed(_) => FetchError::Connect { host, source: error.into() },
-            ureq::Error::Timeout(_) => FetchError::Stalled { waited: self.client.stall, received: 0 },
-            ureq::Error::Tls(_) | ureq::Error::Rustls(_) => FetchError::Tls { host, source: error.into() },
-            ureq::Error::Io(source) if is_plain_text(&source) => FetchError::PlainText { host },
-            ureq::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
-                FetchError::Tls { host, source: unwrap_io(source) }
-            }
-            ureq::Error::Io(source) => FetchError::Connect { host, source: unwrap_io(source) },
-            other => FetchError::Protocol { host, source: other.into() },
-        }
-    }
-
-    /// Returns the error of a body that ended early.
-    fn body_error(&self, error: ureq::Error, announced: Option<u64>) -> FetchError {
-        let received = self.received;
-        match (error, announced) {
-            (ureq::Error::Timeout(_), _) => FetchError::Stalled { waited: self.client.stall, received },
-            (ureq::Error::Io(error), Some(expected)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                FetchError::Short { received, expected }
-            }
-            (ureq::Error::Io(error), _) => FetchError::Broken { received, source: unwrap_io(error) },
-            (error, _) => FetchError::Broken { received, source: error.into() },
-        }
     }
 }
 
@@ -365,18 +325,4 @@ fn head(address: Address, response: &Response<ureq::Body>, from: u64) -> Head {
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
-/// Whether a server answered a TLS handshake without TLS, such as with an HTTP error.
-fn is_plain_text(error: &io::Error) -> bool {
-    let cause = error.get_ref().and_then(|source| source.downcast_ref());
-    matches!(cause, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
-}
-
-/// Returns the error inside an I/O error that only wraps it.
-fn unwrap_io(error: io::Error) -> Box<dyn Error + Send + Sync> {
-    if error.get_ref().is_some() {
-        return error.into_inner().expect("it was there a line before");
-    }
-    error.into()
 }

@@ -14,15 +14,16 @@ use crate::{
     job::{Job, Progress},
 };
 use std::{
-    fs,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, Once, PoisonError},
     time::{Duration, Instant},
 };
 
 mod auth;
+mod certificates;
 mod challenge;
 mod scheme;
+use certificates::Certificates;
 use challenge::Challenge;
 use scheme::Scheme;
 
@@ -38,7 +39,9 @@ pub(super) struct Repository<'a> {
     scheme: Scheme,
     /// Directories with one directory of certificates per host.
     certificates: Vec<PathBuf>,
-    trust: Option<Trust>,
+    /// Those for this registry, and whether the user was told which are passed over.
+    trust: Trust,
+    told: Once,
     /// `Authorization` header of the last request.
     authorization: Mutex<Option<Secret>>,
 }
@@ -74,12 +77,12 @@ impl<'a> Repository<'a> {
         let plain = format!("http://{host}/");
         // Only loopback addresses are accepted with http; a registry there that speaks TLS has its certificate in
         // `certs.d`.
-        let own = authorities(certificates, reference.registry());
-        let is_tls = plain.parse::<Address>().is_err() || !own.is_empty();
-        let trust = is_tls.then(|| Trust::of_host(&own));
+        let own = Certificates::of(certificates, reference.registry());
+        let is_tls = plain.parse::<Address>().is_err() || own.want_tls();
         let base = format!("{}://{host}/v2/{}", if is_tls { "https" } else { "http" }, reference.repository());
         let (scheme, certificates) = (Scheme::new(is_tls), certificates.to_vec());
-        Self { client, credentials, reference, base, scheme, certificates, trust, authorization: Mutex::default() }
+        let (trust, told, authorization) = (own.read(), Once::new(), Mutex::default());
+        Self { client, credentials, reference, base, scheme, certificates, trust, told, authorization }
     }
 
     /// Fetches the document of a tag or digest.
@@ -112,7 +115,7 @@ impl<'a> Repository<'a> {
     fn request(&self, path: &str) -> Result<Request, RegistryError> {
         let text = format!("{}/{path}", self.base);
         let address = text.parse().map_err(|source| RegistryError::Address { address: text, source })?;
-        Ok(Request::new(address).trust(self.trust.clone()))
+        Ok(Request::new(address).trust(Some(self.trust.clone())))
     }
 
     fn small(&self, request: &Request, what: &str, max: u64, job: &Job<'_>) -> Result<Answer, RegistryError> {
@@ -161,6 +164,10 @@ impl<'a> Repository<'a> {
         length: BodyLength,
         job: &Job<'b>,
     ) -> Result<Body<'b>, RegistryError> {
+        self.told.call_once(|| {
+            let unfit = self.trust.passed_over().iter();
+            unfit.for_each(|unfit| job.progress.notice(&unfit.to_string()));
+        });
         let known = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let first = self.scheme.ask(self.client, &request.clone().authorization(known.clone()), length, job);
         let request = self.scheme.of(request);
@@ -209,9 +216,9 @@ impl<'a> Repository<'a> {
     /// name.
     fn trust_in(&self, service: &Address, asked: &Address) -> Option<Trust> {
         if service.same_name(asked) {
-            return self.trust.clone();
+            return Some(self.trust.clone());
         }
-        service.is_https().then(|| Trust::of_host(&authorities(&self.certificates, service.host())))
+        service.is_https().then(|| Certificates::of(&self.certificates, service.host()).read())
     }
 
     /// Converts an error of a request to one of the registry.
@@ -241,16 +248,4 @@ impl<'a> Repository<'a> {
     fn host(&self) -> String {
         self.reference.registry().to_owned()
     }
-}
-
-/// Returns the certificates configured for one registry.
-fn authorities(directories: &[PathBuf], registry: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for directory in directories {
-        let Ok(entries) = fs::read_dir(directory.join(registry)) else { continue };
-        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        found.extend(paths.filter(|path| path.extension().is_some_and(|extension| extension == "crt")));
-    }
-    found.sort();
-    found
 }

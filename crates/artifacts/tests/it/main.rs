@@ -5,6 +5,7 @@ mod disk;
 mod ext4;
 mod fetch;
 mod full;
+mod https;
 mod image;
 mod kernel;
 mod oci;

@@ -6,6 +6,7 @@ mod bombs;
 mod built;
 mod bundles;
 mod child;
+mod client_certificates;
 mod hostile;
 mod interrupted;
 mod killed;

@@ -41,10 +41,14 @@ impl Tls {
         key: &Path,
         plain: impl Fn(&str, u16) -> Option<Vec<u8>> + Send + Sync + 'static,
     ) -> Self {
-        let chain = CertificateDer::pem_file_iter(certificate).unwrap().collect::<Result<_, _>>().unwrap();
-        let config = versions(ALL_VERSIONS).with_no_client_auth();
-        let config = config.with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap();
+        let (chain, key) = identity(certificate, key);
+        let config = versions(ALL_VERSIONS).with_no_client_auth().with_single_cert(chain, key).unwrap();
         Self::start(port, config, Arc::new(plain))
+    }
+
+    /// Listens with a configuration of its own.
+    pub(crate) fn configured(port: u16, config: ServerConfig) -> Self {
+        Self::start(port, config, Arc::new(|_: &str, _| None))
     }
 
     fn start(port: u16, config: ServerConfig, plain: Arc<Plain>) -> Self {
@@ -78,8 +82,14 @@ impl Tls {
     }
 }
 
+/// Reads a server's certificate and key.
+pub(crate) fn identity(certificate: &Path, key: &Path) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let chain = CertificateDer::pem_file_iter(certificate).unwrap().collect::<Result<_, _>>().unwrap();
+    (chain, PrivateKeyDer::from_pem_file(key).unwrap())
+}
+
 /// Beginning of a configuration.
-fn versions(versions: &[&'static SupportedProtocolVersion]) -> ConfigBuilder<ServerConfig, WantsVerifier> {
+pub(crate) fn versions(versions: &[&'static SupportedProtocolVersion]) -> ConfigBuilder<ServerConfig, WantsVerifier> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap()
 }

@@ -64,7 +64,7 @@ impl Scheme {
                 self.is_tls();
                 return client.ask(&request.by_tls(), length, job);
             }
-            Err(FetchError::Tls { host, .. }) if host == asked.host() => self.is_tls(),
+            Err(error) if error.tls_host() == Some(asked.host()) => self.is_tls(),
             Err(error) if self.known() == Known::Nothing && may_be_tls(error) => {
                 let secured = client.ask(&request.by_tls(), length, job);
                 if proves_tls(&secured) {
@@ -102,14 +102,18 @@ fn may_be_tls(error: &FetchError) -> bool {
 
 /// Whether the other side of a request by TLS speaks it, whatever it said.
 fn proves_tls(answer: &Result<Body<'_>, FetchError>) -> bool {
-    matches!(
-        answer,
-        Ok(_)
-            | Err(FetchError::Status(_)
-                | FetchError::Tls { .. }
-                | FetchError::Announced { .. }
-                | FetchError::TooLarge(_)
-                | FetchError::Redirect { .. }
-                | FetchError::Redirects { .. })
-    )
+    match answer {
+        Ok(_) => true,
+        Err(error) => {
+            let answered = matches!(
+                error,
+                FetchError::Status(_)
+                    | FetchError::Announced { .. }
+                    | FetchError::TooLarge(_)
+                    | FetchError::Redirect { .. }
+                    | FetchError::Redirects { .. }
+            );
+            answered || error.tls_host().is_some()
+        }
+    }
 }
