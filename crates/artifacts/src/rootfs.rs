@@ -27,6 +27,7 @@ mod spool;
 pub mod tar;
 mod tree;
 mod tree_hash;
+mod when_full;
 mod write_behind;
 mod xattr;
 
@@ -35,3 +36,4 @@ pub use content::{ContentLocation, ContentWriter, TargetImage, WrittenContent};
 pub use entry::{Meta, Node, Timestamp, Xattr};
 pub use error::{EntryError, RootfsError};
 pub use format::{Format, Limits, Written};
+pub use when_full::WhenFull;

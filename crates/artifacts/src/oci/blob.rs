@@ -3,6 +3,7 @@
 
 use super::{
     BlobCache, Digest,
+    cache::LayerCopy,
     error::{LayerError, RegistryError},
     hashing::{HashPool, HashStream},
     layer::LayerInput,
@@ -11,11 +12,10 @@ use super::{
 use crate::{
     fetch::{self, Body},
     job::{Cancel, Job, PartState},
-    publish::{StagedFile, is_full},
 };
 use std::{
     fs::File,
-    io::{self, BufRead, Read, Seek, SeekFrom, Take, Write},
+    io::{self, BufRead, Read, Seek, SeekFrom, Take},
     time::{Duration, Instant},
 };
 
@@ -36,7 +36,7 @@ pub(super) enum BlobSource<'a> {
     /// File in the cache.
     Cached(File, &'a BlobCache),
     /// Registry; the cache keeps a copy.
-    Download(Box<(Download<'a>, CacheWriter<'a>)>),
+    Download(Box<(Download<'a>, LayerCopy)>),
     /// Part of a file of the user.
     Part(Take<File>),
 }
@@ -50,13 +50,6 @@ impl BlobSource<'_> {
             Self::Part(_) => PartState::Local,
         }
     }
-}
-
-/// Copy for the cache.
-pub(super) struct CacheWriter<'a> {
-    pub(super) cache: &'a BlobCache,
-    /// `None` once the cache has no room: the layer is good without it.
-    pub(super) staged: Option<StagedFile>,
 }
 
 /// Bytes of a layer.
@@ -117,14 +110,7 @@ impl<'a> Blob<'a> {
         let (BlobSource::Download(both), Some(digest), true) = (self.source, self.digest, self.verified) else {
             return false;
         };
-        let (_, CacheWriter { cache, staged }) = *both;
-        let Some(staged) = staged else { return false };
-        let kept = cache.keep(staged, &digest);
-        if let Err(error) = &kept {
-            // The layer is good; the next image with it downloads it again.
-            tracing::warn!(error = error as &dyn std::error::Error, "a layer cannot be kept in the cache");
-        }
-        kept.is_ok()
+        both.1.keep(&digest, self.size)
     }
 
     fn fail(&mut self, failure: LayerError) -> io::Error {
@@ -156,20 +142,12 @@ impl<'a> Blob<'a> {
             BlobSource::Cached(file, _) => drop(file.take(CHUNK as u64).read_to_end(&mut new)?),
             BlobSource::Part(part) => drop(part.take(CHUNK as u64).read_to_end(&mut new)?),
             BlobSource::Download(both) => {
-                let (download, keep) = &mut **both;
+                let (download, copy) = &mut **both;
                 if let Err(error) = download.fill(&mut new) {
                     return Err(self.fail(error.into()));
                 }
-                let written = keep.staged.as_mut().map_or(Ok(()), |staged| staged.file_mut().write_all(&new));
-                match written {
-                    Ok(()) => {}
-                    Err(error) if is_full(&error) => {
-                        tracing::warn!(
-                            "the cache of layers is full; the next image that has this one downloads it again"
-                        );
-                        keep.staged = None;
-                    }
-                    Err(source) => return Err(self.fail(LayerError::Io { what: "write to the cache", source })),
+                if let Err(source) = copy.write(&new) {
+                    return Err(self.fail(LayerError::Io { what: "write to the cache", source }));
                 }
             }
         }

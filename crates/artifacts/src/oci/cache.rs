@@ -4,6 +4,8 @@
 //! in it needs to be synced. A blob that is being read is locked, and pruning skips it; if it is removed all the same,
 //! it stays readable for whoever has it open.
 
+mod copies;
+
 use super::{Digest, OciError};
 use crate::{
     job::Cancel,
@@ -19,6 +21,8 @@ use std::{
     thread,
     time::Duration,
 };
+
+pub(super) use copies::{LayerCopies, LayerCopy};
 
 /// Size of the chunks a blob is read in, in bytes.
 const CHUNK: usize = 256 << 10;
@@ -65,13 +69,8 @@ impl BlobCache {
         (file.metadata().ok()?.len() == size).then_some(file)
     }
 
-    /// Creates a file for a blob that is being downloaded.
-    pub(super) fn stage(&self) -> Result<StagedFile, OciError> {
-        Ok(self.shelf.stage_file()?)
-    }
-
     /// Stores a verified blob.
-    pub(super) fn keep(&self, blob: StagedFile, digest: &Digest) -> Result<(), OciError> {
+    fn keep(&self, blob: StagedFile, digest: &Digest) -> Result<(), PublishError> {
         self.shelf.publish_cached(blob, &digest.hex())?;
         Ok(())
     }
@@ -152,7 +151,7 @@ mod tests {
     const HANG: Duration = Duration::from_secs(60);
 
     fn cached(cache: &BlobCache, bytes: &[u8]) -> Digest {
-        let mut staged = cache.stage().unwrap();
+        let mut staged = cache.shelf.stage_file().unwrap();
         staged.file_mut().write_all(bytes).unwrap();
         cache.keep(staged, &Digest::of(bytes)).unwrap();
         Digest::of(bytes)
@@ -178,7 +177,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let cache = BlobCache::open(temp.path().join("sha256")).unwrap();
         let (a, b) = (cached(&cache, b"a"), cached(&cache, b"bb"));
-        let staged = cache.stage().unwrap();
+        let staged = cache.shelf.stage_file().unwrap();
         let reading = cache.get(&a, 1).unwrap();
         assert!(cache.get(&a, 2).is_none(), "a blob that was cut is none");
         prunes(&cache, true, Pruned { blobs: 1, bytes: 2, in_use: 1 });

@@ -7,6 +7,7 @@ use super::{
     block_layout::{self, BLOCK, BLOCK_BYTES, Run},
     spool::{ContentSource, IMAGE},
     tree_hash::TreeHash,
+    when_full::WhenFull,
     write_behind::{BUFFER, WriteBehind},
 };
 use crate::disk::copy_range;
@@ -20,6 +21,7 @@ const SMALL: u64 = 64 << 10;
 pub(super) struct BatchWriter<'a> {
     sources: &'a [ContentSource],
     image: &'a File,
+    when_full: &'a WhenFull,
     write_behind: WriteBehind<'a>,
     /// Gathered bytes, to be written at `at`.
     gathered: Vec<u8>,
@@ -32,10 +34,11 @@ impl<'a> BatchWriter<'a> {
         scope: &'a Scope<'a, '_>,
         sources: &'a [ContentSource],
         image: &'a File,
+        when_full: &'a WhenFull,
         tree_hash: TreeHash,
     ) -> io::Result<Self> {
-        let write_behind = WriteBehind::start(scope, image, tree_hash)?;
-        Ok(Self { sources, image, write_behind, gathered: Vec::with_capacity(BUFFER), at: 0 })
+        let write_behind = WriteBehind::start(scope, image, when_full, tree_hash)?;
+        Ok(Self { sources, image, when_full, write_behind, gathered: Vec::with_capacity(BUFFER), at: 0 })
     }
 
     /// Reports blocks that were turned into a hole.
@@ -76,7 +79,7 @@ impl<'a> BatchWriter<'a> {
     fn copy_file(&mut self, source: &File, mut from: u64, mut to: u64, len: u64) -> io::Result<()> {
         if len > SMALL {
             self.write_behind.changed(Run::of_bytes(to, len))?;
-            return copy_range(source, from, self.image, to, len);
+            return self.when_full.fit(self.image, || copy_range(source, from, self.image, to, len));
         }
         let end = to + len;
         while to < end {
@@ -143,8 +146,9 @@ mod tests {
         let image = tempfile::tempfile().unwrap();
         image.set_len(8 << 20).unwrap();
         let mut expected = vec![0; 8 << 20];
+        let none = WhenFull::default();
         let known = thread::scope(|scope| {
-            let mut writer = BatchWriter::new(scope, &sources, &image, TreeHash::default()).unwrap();
+            let mut writer = BatchWriter::new(scope, &sources, &image, &none, TreeHash::default()).unwrap();
             for &(from, to, len) in &pieces {
                 writer.copy(0, from, to, len).unwrap();
                 let [from, to, len] = [from, to, len].map(|n| usize::try_from(n).unwrap());
@@ -168,8 +172,9 @@ mod tests {
     fn a_spool_that_ends_early_is_an_error() {
         let (spool, image) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         let sources = [ContentSource::Open(spool)];
+        let none = WhenFull::default();
         thread::scope(|scope| {
-            let mut writer = BatchWriter::new(scope, &sources, &image, TreeHash::default()).unwrap();
+            let mut writer = BatchWriter::new(scope, &sources, &image, &none, TreeHash::default()).unwrap();
             assert!(writer.copy(0, 0, 0, 1).is_err());
         });
     }

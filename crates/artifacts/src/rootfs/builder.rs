@@ -13,6 +13,7 @@ use super::{
     tar::{Entry, EntryKind, Reader},
     tree::{Kind, Tree},
     tree_hash::TreeHash,
+    when_full::WhenFull,
     xattr,
 };
 use crate::job::{Cancel, Job};
@@ -45,6 +46,7 @@ pub struct RootfsBuilder {
     /// Files of the caller that hold contents; the first has the number 1.
     files: Vec<ContentSource>,
     in_progress: Option<ImageInProgress>,
+    when_full: WhenFull,
     limits: Limits,
     /// Bytes of contents that layers wrote, counted each time they are given a path.
     image_bytes: u64,
@@ -70,6 +72,7 @@ impl RootfsBuilder {
             spool: Spool::new(dir, limits.content_bytes)?,
             files: Vec::new(),
             in_progress: None,
+            when_full: WhenFull::default(),
             limits,
             image_bytes: 0,
             metadata_bytes: 0,
@@ -90,6 +93,11 @@ impl RootfsBuilder {
         self.insert(path, Kind::File(segment), meta)
     }
 
+    /// Sets what makes room for the image when the disk is full. To be called before [`Self::begin_image`].
+    pub fn when_full(&mut self, when_full: WhenFull) {
+        self.when_full = when_full;
+    }
+
     /// Creates the image file, on the filesystem the image will be on, for these layers, which are read in this order
     /// and `parallel` at once: their contents are written to their final blocks. To be called once, before any
     /// [`Self::file_in_image`].
@@ -100,7 +108,11 @@ impl RootfsBuilder {
     ) -> Result<Arc<TargetImage>, RootfsError> {
         let file = tempfile::NamedTempFile::new_in(&self.dir).map_err(RootfsError::io("create the image"))?;
         let (file, path) = file.into_parts();
-        let image = Arc::new(TargetImage { file, allocator: TurnAllocator::new(layers, parallel) });
+        let image = Arc::new(TargetImage {
+            file,
+            when_full: self.when_full.clone(),
+            allocator: TurnAllocator::new(layers, parallel),
+        });
         self.in_progress = Some(ImageInProgress { path, image: Arc::clone(&image), tree_hash: TreeHash::default() });
         Ok(image)
     }
@@ -267,10 +279,16 @@ impl RootfsBuilder {
         let Some(ImageInProgress { path, image, tree_hash }) = self.in_progress else {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(out);
             let file = file.map_err(RootfsError::io("create the image"))?;
-            let partial = PartialImage { file: &file, allocated: 0, tree_hash: TreeHash::default() };
+            let partial =
+                PartialImage { file: &file, when_full: self.when_full, allocated: 0, tree_hash: TreeHash::default() };
             return image::write(self.tree, format, partial, &sources, hash, job);
         };
-        let partial = PartialImage { file: &image.file, allocated: image.allocator.allocated(), tree_hash };
+        let partial = PartialImage {
+            file: &image.file,
+            when_full: self.when_full,
+            allocated: image.allocator.allocated(),
+            tree_hash,
+        };
         let written = image::write(self.tree, format, partial, &sources, hash, job)?;
         path.persist_noclobber(out).map_err(|error| RootfsError::io("create the image")(error.error))?;
         Ok(written)

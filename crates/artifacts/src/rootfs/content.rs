@@ -10,6 +10,7 @@ use super::{
     error::RootfsError,
     spool::{IMAGE, Segment},
     tree_hash::{PIECE, PIECE_BLOCKS, hash},
+    when_full::WhenFull,
 };
 use crate::job::Cancel;
 use blake3::hazmat::ChainingValue;
@@ -27,6 +28,7 @@ static ZERO_BLOCK: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 #[derive(Debug)]
 pub struct TargetImage {
     pub(super) file: File,
+    pub(super) when_full: WhenFull,
     pub(super) allocator: TurnAllocator,
 }
 
@@ -34,7 +36,8 @@ impl TargetImage {
     /// Sink for a layer that is read only to verify it: writes to `/dev/null`.
     pub fn discard(layer: usize) -> Result<Arc<Self>, RootfsError> {
         let file = File::options().write(true).open("/dev/null").map_err(RootfsError::io("open /dev/null"))?;
-        Ok(Arc::new(Self { file, allocator: TurnAllocator::new([layer], 1) }))
+        let allocator = TurnAllocator::new([layer], 1);
+        Ok(Arc::new(Self { file, when_full: WhenFull::default(), allocator }))
     }
 
     /// Returns the writer for the contents of a layer. It checks `cancel` while it waits for other layers.
@@ -273,8 +276,9 @@ impl ContentWriter {
         }
         // Grants and reserved ranges are whole pieces, so a piece is contiguous in the image.
         let at = block_layout::nth_allocatable(self.at).start * BLOCK;
-        let write = self.image.file.write_all_at(&self.piece[..self.filled], at);
-        write.map_err(RootfsError::io("write the image"))?;
+        let TargetImage { file, when_full, .. } = &*self.image;
+        let written = when_full.fit(file, || file.write_all_at(&self.piece[..self.filled], at));
+        written.map_err(RootfsError::io("write the image"))?;
         self.piece[self.filled..].fill(0);
         self.hashes.push((at, hash(at, &self.piece)));
         self.filled = 0;

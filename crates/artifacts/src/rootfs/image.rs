@@ -20,6 +20,7 @@ use super::{
     spool::{ContentSource, IMAGE, Segment},
     tree::{Index, Kind, ROOT, Tree},
     tree_hash::TreeHash,
+    when_full::WhenFull,
     xattr,
 };
 use crate::job::Job;
@@ -43,6 +44,7 @@ const REPORT_EVERY: u64 = 8 << 20;
 /// File of the image, and what is in it already.
 pub(super) struct PartialImage<'a> {
     pub(super) file: &'a File,
+    pub(super) when_full: WhenFull,
     /// Number of blocks that layers were granted.
     pub(super) allocated: u64,
     pub(super) tree_hash: TreeHash,
@@ -58,14 +60,14 @@ pub(super) fn write(
     job: &Job<'_>,
 ) -> Result<(Written, Option<[u8; 32]>), RootfsError> {
     let failed = || RootfsError::io("write the image");
-    let PartialImage { file, allocated, tree_hash } = partial;
+    let PartialImage { file, when_full, allocated, tree_hash } = partial;
     let order = Order::of(&tree);
     let uuid = order.uuid(format);
     let mut space = Space::new(allocated);
     let needs_copy = mark_used(&tree, &order, &mut space);
     let total = order.files.iter().map(|&index| copied(&tree.inodes[index as usize].kind)).sum();
     let written: Result<_, RootfsError> = thread::scope(|scope| {
-        let mut output = BatchWriter::new(scope, sources, file, tree_hash).map_err(failed())?;
+        let mut output = BatchWriter::new(scope, sources, file, &when_full, tree_hash).map_err(failed())?;
         for free in space.gaps() {
             punch_hole(file, free).and_then(|()| output.cleared(free)).map_err(failed())?;
         }

@@ -7,6 +7,7 @@
 use super::{
     block_layout::Run,
     tree_hash::{PIECE, TreeHash, hash},
+    when_full::WhenFull,
 };
 use std::{
     fs::File,
@@ -44,6 +45,7 @@ impl<'scope> WriteBehind<'scope> {
     pub(super) fn start(
         scope: &'scope Scope<'scope, '_>,
         image: &'scope File,
+        when_full: &'scope WhenFull,
         mut tree_hash: TreeHash,
     ) -> io::Result<Self> {
         let (tasks, queue) = sync_channel(MAX_QUEUED);
@@ -52,7 +54,7 @@ impl<'scope> WriteBehind<'scope> {
             for task in queue {
                 match task {
                     Task::Write { at, bytes } => {
-                        image.write_all_at(&bytes, at)?;
+                        when_full.fit(image, || image.write_all_at(&bytes, at))?;
                         record(&mut tree_hash, at, &bytes);
                         // The receiver may have been dropped.
                         let _ = written.send(bytes);
@@ -136,8 +138,9 @@ mod tests {
         let mut known = TreeHash::default();
         known.hashed(4 * PIECE as u64, [1; 32]);
         known.hashed(7 * PIECE as u64, [1; 32]);
+        let none = WhenFull::default();
         let tree_hash = thread::scope(|scope| {
-            let mut writer = WriteBehind::start(scope, &image, known).unwrap();
+            let mut writer = WriteBehind::start(scope, &image, &none, known).unwrap();
             // A hole over written blocks, foreign writes, a whole piece, one and two halves, and one that continues the
             // half before.
             writer.changed(Run::of_bytes(7 * PIECE as u64, 1)).unwrap();
@@ -159,8 +162,9 @@ mod tests {
         let path = dir.path().join("image");
         std::fs::write(&path, "").unwrap();
         let image = File::open(path).unwrap();
+        let none = WhenFull::default();
         thread::scope(|scope| {
-            let mut writer = WriteBehind::start(scope, &image, TreeHash::default()).unwrap();
+            let mut writer = WriteBehind::start(scope, &image, &none, TreeHash::default()).unwrap();
             // The queue accepts a few before the failure is known.
             let failed = (0..2 * MAX_QUEUED + 2).find_map(|_| writer.write(0, vec![1; 10]).err());
             let error = failed.unwrap_or_else(|| writer.finish().unwrap_err());

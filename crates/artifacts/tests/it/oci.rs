@@ -7,6 +7,7 @@ mod built;
 mod bundles;
 mod child;
 mod client_certificates;
+mod crowded;
 mod hostile;
 mod interrupted;
 mod killed;

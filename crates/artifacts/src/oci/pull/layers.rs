@@ -5,13 +5,14 @@ use crate::{
     job::{Cancel, Job, Part, PartState, Progress},
     oci::{
         Digest, OciError,
-        blob::{Blob, BlobSource, CacheWriter, Download, file_part},
+        blob::{Blob, BlobSource, Download, file_part},
+        cache::LayerCopies,
         error::LayerError,
         hashing::HashPool,
         layer::{self, Layer, LayerContext},
         merge,
     },
-    rootfs::{ContentWriter, RootfsBuilder, RootfsError, TargetImage},
+    rootfs::{ContentWriter, RootfsBuilder, RootfsError, TargetImage, WhenFull},
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -41,6 +42,8 @@ struct SharedState {
     first: HashMap<Digest, usize>,
     /// Image they are written into.
     image: Arc<TargetImage>,
+    /// LayerCopies for the cache.
+    copies: Arc<LayerCopies>,
     /// Layers that were downloaded by this pull and kept in the cache.
     kept: Mutex<Vec<usize>>,
 }
@@ -85,9 +88,12 @@ impl OpenedImage<'_> {
         // again.
         let _held = self.hold_cached(pending);
         let workers = queue.len().min(PARALLEL);
+        let copies = LayerCopies::new(self.registries.cache.clone());
+        let room = Arc::clone(&copies);
+        builder.when_full(WhenFull::new(move |image| room.give_up_for(image)));
         let image = builder.begin_image(distinct.iter().copied(), distinct.len().min(PARALLEL))?;
         let (used, pool, kept) = (AtomicU64::default(), HashPool::default(), Mutex::default());
-        let shared = SharedState { used, pool, first, image, kept };
+        let shared = SharedState { used, pool, first, image, copies, kept };
         let queue = Mutex::new(queue);
         let stop = Cancel::default();
         let mut refused = None;
@@ -173,7 +179,7 @@ impl OpenedImage<'_> {
             return Err(LayerError::TooLarge(limits.max_unpacked));
         }
         let notices = NoticesOnly(job.progress);
-        let source = self.source(pending, Job { progress: &notices, cancel: job.cancel })?;
+        let source = self.source(pending, &shared.copies, Job { progress: &notices, cancel: job.cancel })?;
         let kept = match (&source, pending.digest) {
             (BlobSource::Cached(file, _), Some(digest)) => file.try_clone().ok().map(|file| (digest, file)),
             _ => None,
@@ -204,7 +210,7 @@ impl OpenedImage<'_> {
     }
 
     /// Removes from the cache a layer that arrived intact and was refused, in all its compressed forms: the cache keeps
-    /// no refused layers. Copies that were there before may be good for other images and stay.
+    /// no refused layers. LayerCopies that were there before may be good for other images and stay.
     fn forget_refused(&self, refused: usize, why: &LayerError, all: &[PendingLayer], shared: &SharedState) {
         use RootfsError::{Cancelled, Io};
         // These errors say nothing about the layer.
@@ -245,19 +251,21 @@ impl OpenedImage<'_> {
     }
 
     /// Returns the source of a layer's bytes.
-    fn source<'b>(&'b self, pending: &PendingLayer, job: Job<'b>) -> Result<BlobSource<'b>, LayerError> {
+    fn source<'b>(
+        &'b self,
+        pending: &PendingLayer,
+        copies: &Arc<LayerCopies>,
+        job: Job<'b>,
+    ) -> Result<BlobSource<'b>, LayerError> {
         let cache = &self.registries.cache;
         match (&self.from, &pending.source, pending.digest) {
             (ManifestSource::Registry(repository, _), LayerSource::Registry, Some(digest)) => {
                 if let Some(file) = cache.get(&digest, pending.size) {
                     return Ok(BlobSource::Cached(file, cache));
                 }
-                let staged = match cache.stage() {
-                    Err(error) if error.is_out_of_space() => None,
-                    staged => Some(staged.map_err(as_layer_error)?),
-                };
+                let copy = copies.begin().map_err(|error| as_layer_error(error.into()))?;
                 let download = Download::new(repository, digest, pending.size, job);
-                Ok(BlobSource::Download(Box::new((download, CacheWriter { cache, staged }))))
+                Ok(BlobSource::Download(Box::new((download, copy))))
             }
             (ManifestSource::Layout(files, _) | ManifestSource::Saved(files, _), LayerSource::Member(name), _) => {
                 let (file, offset, size) = files.open(name).map_err(as_layer_error)?;
