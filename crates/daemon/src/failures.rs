@@ -148,7 +148,8 @@ impl Explain for KernelError {
         let code = match &self {
             Self::NotFound { .. } | Self::NotOffered { .. } => Code::NotFound,
             Self::AlreadyExists { .. } => Code::AlreadyExists,
-            Self::Import { .. } | Self::Unusable(_) => Code::Invalid,
+            Self::Import { .. } => self.unreadable().map_or(Code::Invalid, of_local_file),
+            Self::Unusable(_) => Code::Invalid,
             Self::Cancelled(_) => return cancelled("the work on a kernel"),
             Self::Pull { .. } | Self::Corrupt { .. } => Code::Unavailable,
             _ => Code::Internal,
@@ -178,7 +179,8 @@ impl Explain for ImageError {
         }
         let code = match &self {
             Self::NotFound { .. } => Code::NotFound,
-            Self::Register { .. } | Self::Unmanaged { .. } | Self::Output { .. } => Code::Invalid,
+            Self::Register { source, .. } => source.unreadable().map_or(Code::Invalid, of_local_file),
+            Self::Unmanaged { .. } | Self::Output { .. } => Code::Invalid,
             _ if self.is_unsupported() => Code::Unsupported,
             _ if matches!(self.root(), Self::Taken { .. } | Self::Disputed { .. } | Self::Missed { .. }) => {
                 Code::Conflict
@@ -224,6 +226,15 @@ impl Explain for ImageError {
             }
             _ => failure,
         }
+    }
+}
+
+/// Code for an error about a file that the user named.
+fn of_local_file(error: &io::Error) -> Code {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Code::NotFound,
+        io::ErrorKind::PermissionDenied => Code::Denied,
+        _ => Code::Invalid,
     }
 }
 
@@ -283,7 +294,7 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
             }
             _ => (Code::Invalid, Vec::new()),
         },
-        (OciError::Io { source, .. }, _) if source.kind() == io::ErrorKind::NotFound => (Code::NotFound, Vec::new()),
+        (OciError::Unreadable { source, .. }, _) => (of_local_file(source), Vec::new()),
         (OciError::Rootfs(_) | OciError::Publish(_) | OciError::Cancelled(_) | OciError::Io { .. }, _) => {
             (Code::Internal, Vec::new())
         }
@@ -381,6 +392,31 @@ mod tests {
         let failure = ImageError::Pull { what: "image debian-bookworm".into(), source }.explain();
         assert_eq!(failure.code, Code::Unsupported);
         assert!(failure.hints.concat().contains("--image debian:12"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_used_says_whether_it_is_there_and_may_be_read() {
+        use banger_artifacts::image::UnfitFile;
+        let from = || std::path::PathBuf::from("/x");
+        for (kind, code) in [
+            (io::ErrorKind::NotFound, Code::NotFound),
+            (io::ErrorKind::NotADirectory, Code::NotFound),
+            (io::ErrorKind::PermissionDenied, Code::Denied),
+            (io::ErrorKind::InvalidData, Code::Invalid),
+            (io::ErrorKind::StorageFull, Code::Unavailable),
+        ] {
+            let register = ImageError::Register { path: from(), source: UnfitFile::Unreadable(kind.into()) };
+            let oci = OciError::Unreadable { what: "open it".into(), source: kind.into() };
+            let pull = ImageError::Pull { what: "oci:/x".into(), source: Box::new(ImageError::Oci(Box::new(oci))) };
+            let named = KernelError::Named { what: "read", source: kind.into() };
+            let name = "mine-6.1".parse().unwrap();
+            let import = KernelError::Import { name, from: from(), source: Box::new(named) };
+            for failure in [register.explain(), pull.explain(), import.explain()] {
+                assert_eq!(failure.code, code, "{failure:?}");
+                let text = format!("{} {:?}", failure.message, failure.causes);
+                assert_eq!(text.matches("/x").count(), 1, "{failure:?}");
+            }
+        }
     }
 
     #[test]

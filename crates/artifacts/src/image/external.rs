@@ -3,7 +3,10 @@
 //! It is read as little as possible: the superblock must be that of an ext4 that a guest can mount read-only. The
 //! content is not hashed; the id is made from `stat(2)`, so a file that changed is another image.
 
-use super::file_identity::{FileChanged, FileIdentity};
+use super::{
+    file_format,
+    file_identity::{FileChanged, FileIdentity},
+};
 use banger_proto::name::ImageId;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -18,11 +21,22 @@ use std::{
 /// Offset of the superblock, and bytes of it that are checked.
 const SUPERBLOCK: usize = 1024;
 const LENGTH: usize = 0x160;
+/// Largest blocks that are mounted by kernels with pages of 4 KiB, as all of x86-64 have.
+const MAX_BLOCK: u64 = 4096;
 /// Feature bit: the journal has to be replayed, because the file system was not unmounted.
 const NEEDS_RECOVERY: u32 = 0x4;
 /// Incompatible features that every guest's kernel supports: file types, recovery, block groups that carry their own
 /// descriptors, extents, 64 bits, flexible groups, large attributes, checksum seeds, large directories, inline data.
 const KNOWN_FEATURES: u32 = 0x2 | NEEDS_RECOVERY | 0x10 | 0x40 | 0x80 | 0x200 | 0x400 | 0x2000 | 0x4000 | 0x8000;
+/// Those that are not supported, or only by some kernels, by their names in `mke2fs -O`.
+const OTHER_FEATURES: [(u32, &str); 6] = [
+    (0x1, "compression"),
+    (0x8, "journal_dev"),
+    (0x100, "mmp"),
+    (0x1000, "dirdata"),
+    (0x1_0000, "encrypt"),
+    (0x2_0000, "casefold"),
+];
 
 /// A file that banger does not own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,8 +72,28 @@ pub enum UnfitFile {
     #[error("its file system was not unmounted")]
     Dirty,
     /// It has features that a guest's kernel may refuse.
-    #[error("its file system has features (0x{0:x}) a guest's kernel may not know")]
+    #[error("its file system has features a guest's kernel may not know: {}", named(*.0))]
     Features(u32),
+    /// Its blocks are larger than a guest's pages.
+    #[error("its file system has blocks of {0} bytes, and a guest's kernel mounts no more than {MAX_BLOCK}")]
+    BlockSize(u64),
+}
+
+/// Names features; those without a name by their bit.
+fn named(features: u32) -> String {
+    let bits = (0..u32::BITS).map(|bit| 1 << bit).filter(|bit| features & bit != 0);
+    let name = |bit: u32| OTHER_FEATURES.iter().find(|(known, _)| *known == bit).map(|(_, name)| (*name).to_owned());
+    bits.map(|bit| name(bit).unwrap_or_else(|| format!("0x{bit:x}"))).collect::<Vec<_>>().join(", ")
+}
+
+impl UnfitFile {
+    /// Error of the system that kept it from being read.
+    pub fn unreadable(&self) -> Option<&io::Error> {
+        match self {
+            Self::Unreadable(error) | Self::File(FileChanged::Unreadable(error)) => Some(error),
+            _ => None,
+        }
+    }
 }
 
 /// Facts from the superblock.
@@ -76,7 +110,7 @@ impl ExternalFile {
         // Before the file is opened: opening a fifo would block.
         let identity = FileIdentity::of(&path)?;
         let file = File::open(&path)?;
-        let mut start = [0; SUPERBLOCK + LENGTH];
+        let mut start = vec![0; file_format::NEEDED];
         let got = read_up_to(&file, &mut start)?;
         let facts = check(&start[..got], identity.size)?;
         identity.check_unchanged(&path)?;
@@ -118,9 +152,9 @@ fn read_up_to(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// Checks that a file of `size` bytes that begins with `start` is an ext4 that can be mounted read-only.
 fn check(start: &[u8], size: u64) -> Result<Facts, UnfitFile> {
-    let superblock = start.get(SUPERBLOCK..).filter(|rest| rest.len() == LENGTH);
+    let superblock = start.get(SUPERBLOCK..SUPERBLOCK + LENGTH);
     let Some(superblock) = superblock.filter(|superblock| superblock[0x38..0x3a] == [0x53, 0xef]) else {
-        return Err(UnfitFile::Kind(kind(start)));
+        return Err(UnfitFile::Kind(file_format::name(start)));
     };
     let word = |at: usize| u32::from_le_bytes(superblock[at..at + 4].try_into().expect("four bytes"));
     let incompatible = word(0x60);
@@ -133,10 +167,14 @@ fn check(start: &[u8], size: u64) -> Result<Facts, UnfitFile> {
     }
     let high = if incompatible & 0x80 == 0 { 0 } else { word(0x150) };
     let blocks = u64::from(high) << 32 | u64::from(word(0x4));
-    let promised = match word(0x18) {
-        shift @ 0..=6 => blocks.saturating_mul(1024 << shift),
+    let block = match word(0x18) {
+        shift @ 0..=6 => 1024 << shift,
         _ => return Err(UnfitFile::Kind("damaged")),
     };
+    if block > MAX_BLOCK {
+        return Err(UnfitFile::BlockSize(block));
+    }
+    let promised = blocks.saturating_mul(block);
     if promised == 0 {
         return Err(UnfitFile::Kind("damaged"));
     }
@@ -144,21 +182,6 @@ fn check(start: &[u8], size: u64) -> Result<Facts, UnfitFile> {
         return Err(UnfitFile::Cut { promised, is: size });
     }
     Ok(Facts { inodes: u64::from(word(0x0).saturating_sub(word(0x10))) })
-}
-
-/// Names the format of a file that is no ext4.
-fn kind(start: &[u8]) -> &'static str {
-    let is = |at: usize, magic: &[u8]| start.get(at..at + magic.len()) == Some(magic);
-    match () {
-        () if start.is_empty() => "empty",
-        () if is(0, b"QFI\xfb") => "a qcow2 disk; `qemu-img convert -O raw` and take its partition out",
-        () if is(0, b"hsqs") => "a squashfs",
-        () if is(0, b"XFSB") => "an XFS",
-        () if is(257, b"ustar") => "a tar archive",
-        () if is(0, b"\x1f\x8b") || is(0, b"\x28\xb5\x2f\xfd") || is(0, b"\xfd7zXZ") => "packed; unpack it first",
-        () if is(512, b"EFI PART") || is(510, b"\x55\xaa") => "a disk with partitions; take its root partition out",
-        () => "something else",
-    }
 }
 
 #[cfg(test)]
@@ -180,8 +203,7 @@ mod tests {
     }
 
     fn said(bytes: &[u8]) -> String {
-        let start = &bytes[..bytes.len().min(SUPERBLOCK + LENGTH)];
-        check(start, bytes.len() as u64).err().map(|error| error.to_string()).unwrap_or_default()
+        check(bytes, bytes.len() as u64).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
     #[test]
@@ -195,14 +217,17 @@ mod tests {
         };
         for (bytes, why) in [
             (vec![], "but empty"),
-            (vec![0; 100], "but something else"),
-            (vec![0; 5000], "but something else"),
+            (vec![1; 100], "but something else"),
+            (vec![0; 5000], "but zeros"),
             (b"QFI\xfb and so on".to_vec(), "but a qcow2 disk"),
             ([&[0; 510][..], b"\x55\xaaEFI PART"].concat(), "but a disk with partitions"),
             (with(0x38, &[0, 0]), "but something else"),
             (with(0x18, &[9, 0, 0, 0]), "but damaged"),
             (with(0x60, &(good[1024 + 0x60] | 4).to_le_bytes()), "was not unmounted"),
-            (with(0x62, &[1]), "features (0x10000)"),
+            (with(0x62, &[3]), "may not know: encrypt, casefold"),
+            (with(0x63, &[1]), "may not know: 0x1000000"),
+            (with(0x18, &[3, 0, 0, 0]), "blocks of 8192 bytes"),
+            (with(0x18, &[6, 0, 0, 0]), "blocks of 65536 bytes, and a guest's kernel mounts no more than 4096"),
             (good[..good.len() - 1].to_vec(), "and the file only"),
         ] {
             let said = said(&bytes);

@@ -100,7 +100,7 @@ impl ImageStore {
             if let Some(OciSource { platform: Some(is), .. }) = made_from(&image, &digest)
                 && is.serves(&request.platform) == 0
             {
-                let (asked, of, there) = (request.platform.clone(), request.source.to_string(), vec![is.clone()]);
+                let (asked, of, there) = (request.platform.clone(), request.source.called(), vec![is.clone()]);
                 return Err(OciError::Platform { asked, of, there }.into());
             }
             // An image that cannot be pulled again must be on the disk.

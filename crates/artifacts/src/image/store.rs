@@ -84,6 +84,17 @@ impl Image {
     }
 }
 
+/// Kernel that a registered image is to recommend.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// The one that the same image, registered before, recommends; none for a new image.
+    Unchanged,
+    /// None: its VMs boot the default kernel.
+    Default,
+    /// This one.
+    Named(KernelName),
+}
+
 /// Depth of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
@@ -158,22 +169,26 @@ impl ImageStore {
     }
 
     /// Registers the user's file at `path` as an image without copying it. `kernel` is what the image will recommend.
-    /// The same unchanged file registered again is the same image; without `kernel` it keeps its recommendation.
+    /// The same unchanged file registered again is the same image, and recommends that under all its names.
     pub fn register(
         &self,
         name: &ImageName,
         path: &Path,
-        kernel: Option<KernelName>,
+        kernel: KernelChoice,
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
         let unfit = |source| ImageError::Register { path: path.to_owned(), source };
         let (file, facts) = ExternalFile::inspect(path).map_err(unfit)?;
         let (id, digest) = (file.id(), file.digest());
         let lock = self.lock(&id, job)?;
-        // Registered again without one it goes on recommending what it did, under all its names.
-        let known = self.get(&id).ok().map(|image| image.manifest).filter(|_| kernel.is_none());
-        let kernel_chosen = known.as_ref().is_some_and(|known| known.kernel_chosen);
-        let kernel = kernel.or_else(|| known?.kernel);
+        let (kernel, kernel_chosen) = match kernel {
+            KernelChoice::Unchanged => {
+                let known = self.get(&id).ok().map(|image| image.manifest);
+                known.map_or((None, false), |known| (known.kernel, known.kernel_chosen))
+            }
+            KernelChoice::Default => (None, false),
+            KernelChoice::Named(kernel) => (Some(kernel), false),
+        };
         let manifest = ImageManifest {
             version: FORMAT,
             id: id.clone(),

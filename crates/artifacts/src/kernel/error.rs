@@ -11,7 +11,11 @@ use crate::{
     publish::PublishError,
 };
 use banger_proto::name::KernelName;
-use std::{error::Error, io, path::PathBuf};
+use std::{
+    error::Error,
+    io,
+    path::{Path, PathBuf},
+};
 
 /// Error of an operation on kernels.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +110,14 @@ pub enum KernelError {
     /// The initramfs could not be made.
     #[error(transparent)]
     Initramfs(#[from] InitramfsError),
+    /// What the user named could not be used. The error above this one has its path.
+    #[error("cannot {what} it")]
+    Named {
+        /// The step, as a verb.
+        what: &'static str,
+        /// Error of the system.
+        source: io::Error,
+    },
     /// A file could not be used.
     #[error("cannot {what} {}", path.display())]
     Io {
@@ -220,8 +232,27 @@ impl KernelError {
             | Self::BzImage(BzImageError::NotBzImage)
             | Self::Elf(ElfError::NotElf | ElfError::Type(_))
             | Self::Deb(DebError::NotDeb) => true,
-            Self::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
             _ => false,
+        }
+    }
+
+    /// Takes a path out of the error that the error above it has.
+    pub(super) fn below(self, above: &Path) -> Self {
+        match self {
+            Self::Io { what, path, source } if path == above => Self::Named { what, source },
+            Self::Tree(TreeError::Io { path, source }) if path == above => Self::Named { what: "read", source },
+            other => other,
+        }
+    }
+
+    /// Error of the system that kept an import from a file of the user's.
+    pub fn unreadable(&self) -> Option<&io::Error> {
+        let Self::Import { source, .. } = self else { return None };
+        match &**source {
+            Self::Named { source, .. } | Self::Io { source, .. } | Self::Tree(TreeError::Io { source, .. }) => {
+                Some(source)
+            }
+            _ => None,
         }
     }
 

@@ -317,7 +317,9 @@ impl KernelStore {
         }
         self.publish(name, description, &lock, job, gather).map_err(|error| match error.or_cancelled(job.cancel) {
             cancelled @ KernelError::Cancelled(_) => cancelled,
-            error => KernelError::Import { name: name.clone(), from: from.to_owned(), source: Box::new(error) },
+            error => {
+                KernelError::Import { name: name.clone(), from: from.to_owned(), source: Box::new(error.below(from)) }
+            }
         })
     }
 

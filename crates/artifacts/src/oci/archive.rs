@@ -3,7 +3,7 @@
 //! A tar is not unpacked: the positions of its members are read once, and members are read in place.
 
 use super::{
-    Digest, Limits, OciError, Platform, Reference,
+    Digest, ImageSource, Limits, OciError, Platform, Reference,
     compression::Compression,
     document::{Descriptor, Document, DocumentError, MAX_DOCUMENT, Manifest, check_manifest},
     platform::listed,
@@ -20,7 +20,7 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{self, File},
     io::{self, BufReader, Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, OpenOptionsExt as _},
     path::{Path, PathBuf},
@@ -89,18 +89,25 @@ impl SavedImage {
 
 impl ArchiveFiles {
     /// Opens a directory.
-    pub(super) fn directory(path: PathBuf) -> Self {
-        Self { path, kind: Kind::Directory }
+    pub(super) fn directory(path: PathBuf) -> Result<Self, OciError> {
+        let metadata = fs::metadata(&path).map_err(OciError::unreadable("open it"))?;
+        if !metadata.is_dir() {
+            return Err(OciError::Archive("it is not a directory; oci-archive: reads a layout in a tar".into()));
+        }
+        Ok(Self { path, kind: Kind::Directory })
     }
 
     /// Opens a tar, compressed or not.
     pub(super) fn tar(path: PathBuf, work: &Path, limits: Limits, job: &Job<'_>) -> Result<Self, OciError> {
-        let (file, _) = open_regular(&path).map_err(OciError::io("open", &path))?;
-        let file = match decompressed(&file, &path, work, limits, job)? {
+        if path.is_dir() {
+            return Err(OciError::Archive("it is a directory; oci: reads a layout in one".into()));
+        }
+        let (file, _) = open_regular(&path).map_err(OciError::unreadable("open it"))?;
+        let file = match decompressed(&file, work, limits, job)? {
             Some(spool) => spool,
             None => file,
         };
-        let members = members(&file, job).map_err(|why| OciError::Archive { path: path.clone(), why })?;
+        let members = members(&file, job).map_err(OciError::Archive)?;
         Ok(Self { path, kind: Kind::Tar { file, members } })
     }
 
@@ -108,9 +115,11 @@ impl ArchiveFiles {
     pub(super) fn open(&self, name: &str) -> Result<(File, u64, u64), OciError> {
         match &self.kind {
             Kind::Directory => {
-                let path = self.path.join(name);
-                let (file, length) = open_regular(&path).map_err(OciError::io("open", &path))?;
-                Ok((file, 0, length))
+                let opened = open_regular(&self.path.join(name)).map_err(|error| match error.kind() {
+                    io::ErrorKind::NotFound => missing(name),
+                    _ => OciError::unreadable(format!("open its {}", shown(name)))(error),
+                });
+                opened.map(|(file, length)| (file, 0, length))
             }
             Kind::Tar { file, members } => {
                 let mut key = normalize(name.as_bytes());
@@ -118,14 +127,14 @@ impl ArchiveFiles {
                 for _ in 0..2 {
                     match members.get(&key) {
                         Some(Member::Content { offset, size }) => {
-                            let file = file.try_clone().map_err(OciError::io("open", &self.path))?;
+                            let file = file.try_clone().map_err(OciError::unreadable("open it"))?;
                             return Ok((reopen(&file).unwrap_or(file), *offset, *size));
                         }
                         Some(Member::Link(target)) => key.clone_from(target),
                         None => break,
                     }
                 }
-                Err(self.unusable(&format!("there is no {name:?} in it")))
+                Err(missing(name))
             }
         }
     }
@@ -134,24 +143,25 @@ impl ArchiveFiles {
     pub(super) fn read(&self, name: &str) -> Result<Vec<u8>, OciError> {
         let (file, offset, size) = self.open(name)?;
         if size > MAX_DOCUMENT {
-            let of = format!("{} ({name})", self.path.display());
-            return Err(OciError::Document { what: "file", of, source: DocumentError::TooLarge });
+            let what = format!("its {} has more than 4 MiB", shown(name));
+            return Err(OciError::Archive(what));
         }
         let mut bytes = vec![0; usize::try_from(size).expect("at most 4 MiB")];
-        file.read_exact_at(&mut bytes, offset).map_err(OciError::io("read", &self.path))?;
+        let read = file.read_exact_at(&mut bytes, offset);
+        read.map_err(OciError::unreadable(format!("read its {}", shown(name))))?;
         Ok(bytes)
     }
 
     /// Returns the image of that name, or the only one, for the platform, from an OCI layout.
     pub(super) fn find(&self, name: Option<&str>, platform: &Platform) -> Result<FoundImage, OciError> {
-        let what = self.path.display().to_string();
+        let what = self.called().to_owned();
         if !self.has("index.json") && self.has("manifest.json") {
-            return Err(self.unusable("it is not in OCI's layout; docker-archive: reads what `docker save` wrote"));
+            return Err(unusable("it is not in OCI's layout; docker-archive: reads what `docker save` wrote"));
         }
         let index = self.document("index.json", None, &what)?;
-        let Document::Index(all) = index else { return Err(self.unusable("its index.json is no list")) };
+        let Document::Index(all) = index else { return Err(unusable("its index.json is no list")) };
         if all.is_empty() {
-            return Err(self.unusable("it has no images"));
+            return Err(unusable("it has no images"));
         }
         let mut candidates = match name {
             Some(name) => called(&all, name),
@@ -163,14 +173,14 @@ impl ArchiveFiles {
                 Some(name) => format!("it has no image {name:?}; it has: {}", names.join(", ")),
                 None => format!("it has several images; name one after another colon: {}", names.join(", ")),
             };
-            return Err(self.unusable(&why));
+            return Err(unusable(&why));
         }
         if let Ok(chosen) = choose(&candidates, platform) {
             let same = |other: &&Descriptor| other.platform == chosen.platform && other.digest != chosen.digest;
             let others: Vec<String> = candidates.iter().filter(same).take(MAX_NAMED).map(label).collect();
             if !others.is_empty() {
                 let why = format!("several of its images fit: {}, {}", label(chosen), others.join(", "));
-                return Err(self.unusable(&why));
+                return Err(unusable(&why));
             }
         }
         let found_as = candidates.iter().find_map(|d| d.name.clone());
@@ -187,19 +197,19 @@ impl ArchiveFiles {
                 Document::Index(more) => candidates = more,
             }
         }
-        Err(self.unusable("its lists lead to lists without end"))
+        Err(unusable("its lists lead to lists without end"))
     }
 
     /// Returns the image of that name, or the only one, from the output of `docker save`.
     pub(super) fn saved(&self, name: Option<&str>) -> Result<SavedImage, OciError> {
         if !self.has("manifest.json") && self.has("index.json") {
-            return Err(self.unusable("`docker save` did not write it; oci-archive: reads OCI's layout"));
+            return Err(unusable("`docker save` did not write it; oci-archive: reads OCI's layout"));
         }
         let bytes = self.read("manifest.json")?;
-        let of = self.path.display().to_string();
+        let of = self.called().to_owned();
         let all = saved_manifest(&bytes).map_err(|source| OciError::Document { what: "manifest", of, source })?;
         if all.is_empty() {
-            return Err(self.unusable("it has no images"));
+            return Err(unusable("it has no images"));
         }
         let tags = |saved: &SavedImage| saved.repo_tags.clone().unwrap_or_default();
         let fits = |saved: &&SavedImage| name.is_none_or(|name| tags(saved).iter().any(|tag| same_name(tag, name)));
@@ -216,7 +226,7 @@ impl ArchiveFiles {
                 let names: Vec<String> = all.iter().flat_map(tags).take(MAX_NAMED).collect();
                 let problem =
                     if first.is_some() { "several images; name one after another colon" } else { "no such image" };
-                Err(self.unusable(&format!("it has {problem}: {}", names.join(", "))))
+                Err(unusable(&format!("it has {problem}: {}", names.join(", "))))
             }
         }
     }
@@ -238,9 +248,26 @@ impl ArchiveFiles {
         }
     }
 
-    fn unusable(&self, why: &str) -> OciError {
-        OciError::Archive { path: self.path.clone(), why: why.chars().take(600).collect() }
+    /// What errors call it: the one above them has the path.
+    fn called(&self) -> &'static str {
+        match self.kind {
+            Kind::Directory => ImageSource::LAYOUT,
+            Kind::Tar { .. } => ImageSource::ARCHIVE,
+        }
     }
+}
+
+fn unusable(why: &str) -> OciError {
+    OciError::Archive(why.chars().take(600).collect())
+}
+
+fn missing(name: &str) -> OciError {
+    unusable(&format!("there is no {} in it", shown(name)))
+}
+
+/// Formats a member's name, which may be from a document in the archive.
+fn shown(name: &str) -> String {
+    format!("{:?}", name.chars().take(200).collect::<String>())
 }
 
 /// Opens a regular file and returns its length. Does not block if the path is a fifo without a writer.
@@ -254,18 +281,12 @@ fn open_regular(path: &Path) -> io::Result<(File, u64)> {
 }
 
 /// Decompresses a tar; `None` if it is not compressed.
-fn decompressed(
-    file: &File,
-    path: &Path,
-    work: &Path,
-    limits: Limits,
-    job: &Job<'_>,
-) -> Result<Option<File>, OciError> {
+fn decompressed(file: &File, work: &Path, limits: Limits, job: &Job<'_>) -> Result<Option<File>, OciError> {
     let mut magic = [0; 4];
-    file.read_at(&mut magic, 0).map_err(OciError::io("read", path))?;
+    file.read_at(&mut magic, 0).map_err(OciError::unreadable("read it"))?;
     let decoder: Box<dyn Read + '_> = match Compression::detect(magic) {
         Compression::Gzip => Box::new(MultiGzDecoder::new(BufReader::new(file))),
-        Compression::Zstd => Box::new(zstd::Decoder::new(file).map_err(OciError::io("read", path))?),
+        Compression::Zstd => Box::new(zstd::Decoder::new(file).map_err(OciError::unreadable("read it"))?),
         Compression::None => {
             let packed = match magic {
                 [0xfd, b'7', b'z', b'X'] => "xz",
@@ -273,14 +294,14 @@ fn decompressed(
                 _ => return Ok(None),
             };
             let why = format!("it is compressed with {packed}, which is not read here; `{packed} -d` unpacks it");
-            return Err(OciError::Archive { path: path.to_owned(), why });
+            return Err(OciError::Archive(why));
         }
     };
     job.progress.phase("unpacking the archive");
     let mut spool = tempfile::tempfile_in(work).map_err(OciError::io("make a file in", work))?;
-    let packed = file.metadata().map_err(OciError::io("read", path))?.len();
+    let packed = file.metadata().map_err(OciError::unreadable("read it"))?.len();
     let max = limits.max_unpacked.min(packed.saturating_mul(limits.max_ratio).max(limits.ratio_exempt));
-    copy_bounded(decoder, &mut spool, max, job).map_err(OciError::io("unpack", path))?;
+    copy_bounded(decoder, &mut spool, max, job).map_err(OciError::unreadable("unpack it"))?;
     Ok(Some(spool))
 }
 

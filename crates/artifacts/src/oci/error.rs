@@ -93,13 +93,16 @@ pub enum OciError {
         /// Cause.
         source: Box<LayerError>,
     },
-    /// A file or directory with images cannot be used.
-    #[error("{} cannot be used: {why}", path.display())]
-    Archive {
-        /// Path.
-        path: PathBuf,
-        /// Reason.
-        why: String,
+    /// A file or directory with images cannot be used. The error above this one has its path.
+    #[error("{0}")]
+    Archive(String),
+    /// A file or directory with images cannot be read. The error above this one has its path.
+    #[error("cannot {what}")]
+    Unreadable {
+        /// The step, as a verb with its object.
+        what: String,
+        /// Error of the operating system.
+        source: io::Error,
     },
     /// The layers together are not a valid image.
     #[error(transparent)]
@@ -316,6 +319,10 @@ fn after(wait: Option<Duration>) -> String {
 }
 
 impl OciError {
+    pub(super) fn unreadable(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Unreadable { what: what.into(), source }
+    }
+
     pub(super) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { what, path, source }

@@ -50,6 +50,22 @@ impl ArchivePath {
     }
 }
 
+impl ImageSource {
+    /// What errors call a layout, if the error above them has its path.
+    pub(super) const LAYOUT: &str = "the layout";
+    /// What they call a tar.
+    pub(super) const ARCHIVE: &str = "the archive";
+
+    /// What errors call the source: its reference; files are called what they are, because the error above has the path.
+    pub(crate) fn called(&self) -> String {
+        match self {
+            Self::Registry(reference) => reference.to_string(),
+            Self::Layout(_) => Self::LAYOUT.to_owned(),
+            Self::OciArchive(_) | Self::DockerArchive(_) => Self::ARCHIVE.to_owned(),
+        }
+    }
+}
+
 impl FromStr for ImageSource {
     type Err = InvalidSource;
 

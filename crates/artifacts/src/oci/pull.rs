@@ -95,7 +95,7 @@ impl Registries {
         job: &Job<'_>,
     ) -> Result<OpenedImage<'_>, OciError> {
         let opened = |digest, name, from| {
-            let (what, asked, tally) = (source.to_string(), platform.clone(), Tally::default());
+            let (what, asked, tally) = (source.called(), platform.clone(), Tally::default());
             Ok(OpenedImage { registries: self, what, asked, digest, name, from, tally })
         };
         let found = |files: ArchiveFiles, name: Option<&str>| {
@@ -109,7 +109,7 @@ impl Registries {
             }
             ImageSource::Layout(archive) => {
                 let (path, name) = archive.split();
-                found(ArchiveFiles::directory(path), name)
+                found(ArchiveFiles::directory(path)?, name)
             }
             ImageSource::OciArchive(archive) => {
                 let (path, name) = archive.split();

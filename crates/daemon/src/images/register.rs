@@ -7,7 +7,7 @@ use crate::{
     operation::{Operation, blocking},
 };
 use banger_artifacts::{
-    image::{Image, ImageError},
+    image::{Image, ImageError, KernelChoice},
     kernel::{Description, KernelError, LooseFiles},
 };
 use banger_proto::{
@@ -23,7 +23,7 @@ impl ImageService {
     pub(crate) async fn register_image(&self, request: RegisterImage, operation: &Operation) -> Result<Image, Failure> {
         check_shape(&request)?;
         let began = Instant::now();
-        let RegisterImage { name, rootfs, kernel, kernel_file, initrd, modules, force } = request;
+        let RegisterImage { name, rootfs, kernel, default_kernel, kernel_file, initrd, modules, force } = request;
         if let Some(kernel) = &kernel {
             self.ensure_kernel_known(kernel).await?;
         }
@@ -34,14 +34,16 @@ impl ImageService {
         let looked_at = rootfs.clone();
         let id = off_thread(move || images.inspect(&looked_at)).await.map_err(unfit)?;
         self.check_name_free(&name, Some(&id), &claim).await?;
-        let kernel = match kernel_file {
-            None => kernel,
-            Some(file) => {
+        let kernel = match (kernel_file, kernel) {
+            (None, Some(kernel)) => KernelChoice::Named(kernel),
+            (None, None) if default_kernel => KernelChoice::Default,
+            (None, None) => KernelChoice::Unchanged,
+            (Some(file), _) => {
                 let kernel = kernel_name_for(&name)?;
                 let files = LooseFiles { kernel: file, initrd, modules };
                 self.import_files(&kernel, files, force, operation).await?;
                 failpoint::hit("register.imported").await;
-                Some(kernel)
+                KernelChoice::Named(kernel)
             }
         };
         // Registered and named under one lock: without a name, nothing keeps the image here.
@@ -50,12 +52,14 @@ impl ImageService {
         let images = self.images.clone();
         let before = off_thread(move || images.get(&id)).await.ok().map(|image| image.manifest.kernel);
         let image = self.register_file(&name, &rootfs, kernel, operation).await?;
-        if let (Some(before), Some(now)) = (before, &image.manifest.kernel)
-            && before.as_ref() != Some(now)
+        if let Some(before) = before
+            && before != image.manifest.kernel
         {
-            let before = before.map_or("none".to_owned(), |kernel| kernel.to_string());
-            operation
-                .notice(format!("the image recommends kernel {now} now, under all its names, and {before} before"));
+            let named = |kernel: Option<&KernelName>| {
+                kernel.map_or_else(|| "no kernel".to_owned(), |kernel| format!("kernel {kernel}"))
+            };
+            let (before, now) = (named(before.as_ref()), named(image.manifest.kernel.as_ref()));
+            operation.notice(format!("the image recommends {now} now, under all its names, and {before} before"));
         }
         failpoint::hit("register.made").await;
         self.give_name_locked(&name, &image.manifest.id, &claim, operation).await?;
@@ -67,7 +71,7 @@ impl ImageService {
         &self,
         name: &ImageName,
         rootfs: &Path,
-        kernel: Option<KernelName>,
+        kernel: KernelChoice,
         operation: &Operation,
     ) -> Result<Image, Failure> {
         let (images, name, rootfs) = (self.images.clone(), name.clone(), rootfs.to_owned());
@@ -103,7 +107,7 @@ impl ImageService {
 
 /// Adds a hint about what a file must be to serve as an image.
 fn unfit(error: ImageError) -> Failure {
-    let unfit = matches!(error, ImageError::Register { .. });
+    let unfit = matches!(&error, ImageError::Register { source, .. } if source.unreadable().is_none());
     let failure = error.explain();
     if unfit {
         failure.hint("an image is an ext4 file system in a file, unmounted; `e2fsck -f FILE` checks one")
@@ -122,6 +126,9 @@ fn check_shape(request: &RegisterImage) -> Result<(), Failure> {
     }
     if request.kernel.is_some() && files.iter().any(|file| file.is_some()) {
         return Err(Failure::new(Code::Invalid, "a kernel's name and a kernel's files exclude each other"));
+    }
+    if request.default_kernel && (request.kernel.is_some() || files.iter().any(|file| file.is_some())) {
+        return Err(Failure::new(Code::Invalid, "the default kernel and another one exclude each other"));
     }
     if request.kernel_file.is_none() && files.iter().any(|file| file.is_some()) {
         return Err(Failure::new(Code::Invalid, "--initrd and --modules need --kernel-file"));
@@ -162,6 +169,7 @@ mod tests {
             name: "my".parse().unwrap(),
             rootfs: "/r".into(),
             kernel: None,
+            default_kernel: false,
             kernel_file: None,
             initrd: None,
             modules: None,
@@ -170,9 +178,12 @@ mod tests {
         check_shape(&plain).unwrap();
         check_shape(&RegisterImage { kernel_file: Some("/k".into()), initrd: Some("/i".into()), ..plain.clone() })
             .unwrap();
+        check_shape(&RegisterImage { default_kernel: true, ..plain.clone() }).unwrap();
         let (kernel, file) = (Some("k-1.0".parse().unwrap()), Some("/k".into()));
         for bad in [
             RegisterImage { rootfs: "r".into(), ..plain.clone() },
+            RegisterImage { default_kernel: true, kernel: kernel.clone(), ..plain.clone() },
+            RegisterImage { default_kernel: true, kernel_file: file.clone(), ..plain.clone() },
             RegisterImage { kernel: kernel.clone(), kernel_file: file, ..plain.clone() },
             RegisterImage { kernel, modules: Some("/m".into()), ..plain.clone() },
             RegisterImage { initrd: Some("/i".into()), ..plain.clone() },

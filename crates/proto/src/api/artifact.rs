@@ -224,9 +224,13 @@ pub struct RegisterImage {
     /// Path of an ext4 file, which is used in place.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub rootfs: PathBuf,
-    /// Kernel it recommends; excludes the other three.
+    /// Kernel it recommends; excludes the other four. Without any of the five, the same file registered again goes on
+    /// recommending the kernel it recommended.
     #[serde(default)]
     pub kernel: Option<KernelName>,
+    /// Whether it recommends no kernel, so that its VMs boot the default one, whatever it recommended before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub default_kernel: bool,
     /// Path of a kernel file, imported under the image's name.
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]

@@ -46,6 +46,39 @@ fn a_relative_path_begins_where_the_command_runs() {
 }
 
 #[test]
+fn what_is_wrong_with_a_file_is_said_once_with_its_code() {
+    let env = TestEnv::empty();
+    layout(&env, "app", "1");
+    packed(&env, "app.tar");
+    let home = env.home().join("home").canonicalize().unwrap();
+    fs::write(home.join("cut.tar.gz"), b"\x1f\x8b\x08\0").unwrap();
+    fs::create_dir(home.join("empty")).unwrap();
+    let place = home.to_str().unwrap();
+    let pull = |source: String| vec!["image".to_owned(), "pull".into(), source];
+    let import = |from: &str| ["kernel", "import", "mine-6.1", "--from", from].map(str::to_owned).to_vec();
+    for (args, code, says) in [
+        (pull(format!("oci:{place}/none")), "not_found", "No such file"),
+        (pull(format!("oci-archive:{place}/none.tar")), "not_found", "No such file"),
+        (pull(format!("docker-archive:{place}/app.tar/none")), "not_found", "Not a directory"),
+        (pull("oci:empty".into()), "invalid", "there is no \"index.json\" in it"),
+        (pull("oci:app.tar".into()), "invalid", "oci-archive: reads a layout in a tar"),
+        (pull("oci-archive:empty".into()), "invalid", "oci: reads a layout in one"),
+        (pull("oci-archive:cut.tar.gz".into()), "invalid", "cannot unpack it"),
+        (pull("docker-archive:app.tar".into()), "invalid", "oci-archive: reads OCI's layout"),
+        (pull("oci-archive:app.tar:none".into()), "invalid", "it has no image \"none\""),
+        (import("none"), "not_found", "No such file"),
+        (import("app.tar"), "invalid", "the kernel image cannot be used"),
+    ] {
+        let out = env.banger(args.iter().map(String::as_str).chain(["--json"])).run().expect(1);
+        let failure = out.json();
+        assert_eq!(failure["code"], code, "{args:?}: {failure:#}");
+        let text = format!("{} {}", failure["message"], failure["causes"]).replace("\\\"", "\"");
+        assert!(text.contains(says) && text.matches(place).count() == 1, "{args:?}: {failure:#}");
+    }
+    env.assert_nothing_left();
+}
+
+#[test]
 fn a_path_that_is_no_name_is_pulled_under_one() {
     let env = TestEnv::empty();
     layout(&env, "app", "1");

@@ -241,15 +241,23 @@ fn what_is_no_kernel_is_refused_and_leaves_nothing() {
     let text = env.home().join("text");
     fs::write(&text, "no kernel at all").unwrap();
     fs::create_dir(env.home().join("empty")).unwrap();
-    for (from, said) in [("text", "cannot import kernel x-1.0"), ("empty", "no kernel image"), ("nowhere", "nowhere")] {
+    for (from, code, said) in [
+        ("text", "invalid", "cannot import kernel x-1.0"),
+        ("empty", "invalid", "no kernel image"),
+        ("nowhere", "not_found", "nowhere"),
+    ] {
         // A relative path is the caller's.
         let from = format!("../{from}");
         let out = env.banger(["kernel", "import", "x-1.0", "--from", &from, "--json"]).run().expect(1);
         let failure = out.json();
-        assert_eq!(failure["code"], "invalid", "{failure:#}");
+        assert_eq!(failure["code"], code, "{failure:#}");
         assert!(failure.to_string().contains(said), "{said}: {failure:#}");
         let hints = failure["hints"].to_string();
-        assert!(hints.contains("what can be imported") && hints.contains("bzImage"), "{failure:#}");
+        assert_eq!(
+            hints.contains("what can be imported") && hints.contains("bzImage"),
+            code == "invalid",
+            "{failure:#}"
+        );
     }
     let out = env.banger(["kernel", "import", "../x", "--from", "x"]).run().expect(2);
     assert!(out.err().contains("kernel name"), "{out}");

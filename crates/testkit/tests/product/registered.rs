@@ -4,7 +4,7 @@
 
 use crate::{SOON, delete};
 use banger_testkit::TestEnv;
-use std::{fs, path::PathBuf};
+use std::{fs, path::PathBuf, process::Command};
 
 /// A copy of the real image's file, as a user has one: with a tail nobody uses, so that its content is not that
 /// image's.
@@ -12,7 +12,7 @@ pub(crate) fn own_file(env: &TestEnv) -> PathBuf {
     let images = fs::read_dir(env.layout().images()).unwrap().map(|entry| entry.unwrap().path().join("rootfs.ext4"));
     let managed = images.filter(|path| path.is_file()).collect::<Vec<_>>();
     let file = env.home().join("home/my.ext4");
-    let copied = std::process::Command::new("cp").arg("--sparse=always").args([&managed[0], &file]).status().unwrap();
+    let copied = Command::new("cp").arg("--sparse=always").args([&managed[0], &file]).status().unwrap();
     assert!(copied.success());
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     let opened = fs::OpenOptions::new().write(true).open(&file).unwrap();
@@ -52,6 +52,19 @@ fn a_file_is_an_image_until_it_changes() {
     assert_eq!((&same["id"], &same["state"]), (&image["id"], &"ready".into()), "{same:#}");
     env.banger(["vm", "start", "v"]).patience(SOON).run().expect(0);
     env.banger(["vm", "stop", "v"]).patience(SOON).run().expect(0);
+
+    // Its kernel stays, until the default one is asked for.
+    let kernel = || env.banger(["image", "show", "my", "--json"]).run().expect(0).json()["kernel"].clone();
+    assert!(!register(&[]).expect(0).err().contains("recommends"));
+    assert_eq!(kernel(), "debian-6.1");
+    let cleared = register(&["--default-kernel"]).expect(0).err();
+    assert!(
+        cleared.contains("recommends no kernel now, under all its names, and kernel debian-6.1 before"),
+        "{cleared}"
+    );
+    assert_eq!(kernel(), serde_json::Value::Null);
+    assert_eq!(env.banger(["image", "show", "my", "--json"]).run().expect(0).json()["id"], image["id"]);
+    register(&["--default-kernel", "--kernel", "debian-6.1"]).expect(2);
 
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     let changed = env.banger(["vm", "start", "v"]).run().expect(1);
@@ -113,13 +126,30 @@ fn what_a_guest_cannot_mount_is_refused() {
     let mut disk = vec![0; 4096];
     disk[510..512].copy_from_slice(b"\x55\xaa");
     fs::write(&file, disk).unwrap();
-    for (rootfs, said) in [("my.ext4", "a disk with partitions"), (".", "not a regular file"), ("none", "cannot read")]
-    {
+    for (name, block) in [("large.ext4", "65536"), ("small.ext4", "1024")] {
+        let made = Command::new("/sbin/mke2fs")
+            .args(["-q", "-F", "-t", "ext4", "-b", block])
+            .arg(env.home().join("home").join(name))
+            .arg("32m")
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+    }
+    for (rootfs, code, said) in [
+        ("my.ext4", "invalid", "a disk with partitions"),
+        ("large.ext4", "invalid", "blocks of 65536 bytes"),
+        (".", "invalid", "not a regular file"),
+        ("none", "not_found", "No such file or directory"),
+        ("my.ext4/none", "not_found", "Not a directory"),
+    ] {
         let out = env.banger(["image", "register", "--name", "my", "--rootfs", rootfs, "--json"]).run().expect(1);
         let failure = out.json();
-        assert_eq!(failure["code"], "invalid", "{failure:#}");
-        assert!(failure.to_string().contains(said), "{said}: {failure:#}");
+        assert_eq!(failure["code"], code, "{failure:#}");
+        let text = failure.to_string();
+        assert!(text.contains(said) && text.matches("/home/home").count() == 1, "{said}: {failure:#}");
     }
+    env.banger(["image", "register", "--name", "small", "--rootfs", "small.ext4"]).run().expect(0);
+    env.banger(["image", "delete", "small"]).run().expect(0);
     let unknown =
         env.banger(["image", "register", "--name", "my", "--rootfs", "my.ext4", "--kernel", "nope-1.0"]).run();
     assert!(unknown.expect(1).err().contains("no kernel nope-1.0"));

@@ -257,7 +257,7 @@ fn a_look_shows_what_is_wrong() {
     let file = dir.path().join("mine.ext4");
     fs::copy(&whole.rootfs, &file).unwrap();
     let job = Job { progress: &Silent, cancel: &Cancel::default() };
-    let mine = store.register(&"mine".parse().unwrap(), &file, None, &job).unwrap();
+    let mine = store.register(&"mine".parse().unwrap(), &file, KernelChoice::Unchanged, &job).unwrap();
     fs::remove_file(file).unwrap();
     let looks = store.list_with_problems().unwrap();
     let look = |image: &Image| looks.iter().find(|look| look.id == image.manifest.id).unwrap();
@@ -359,20 +359,25 @@ fn a_registered_file_is_used_where_it_lies_and_refused_once_it_changed() {
     let job = Job { progress: &Silent, cancel: &cancel };
     let file = dir.path().join("my root.ext4");
     fs::copy(&publish(&store, "hello").rootfs, &file).unwrap();
-    let kernel = Some("generic-6.12".parse().unwrap());
-    let image = store.register(&name, &file, kernel.clone(), &job).unwrap();
+    let [kernel, other] = ["generic-6.12", "other-6.12"].map(|name| name.parse::<KernelName>().unwrap());
+    let image = store.register(&name, &file, KernelChoice::Named(kernel.clone()), &job).unwrap();
     assert!(!image.is_managed());
-    assert_eq!((&image.rootfs, &image.manifest.kernel), (&file.canonicalize().unwrap(), &kernel));
+    assert_eq!((&image.rootfs, &image.manifest.kernel), (&file.canonicalize().unwrap(), &Some(kernel.clone())));
     assert_eq!(image.manifest.source.to_string(), format!("file {}", image.rootfs.display()));
     let id = &image.manifest.id;
     let stored: Vec<_> = fs::read_dir(dir.path().join("images").join(id.as_str())).unwrap().collect();
     assert_eq!(stored.len(), 1, "nothing but the manifest");
     assert_eq!(verify(&store, id, Depth::Full).unwrap(), image);
-    // The same file again is the same image. It keeps the kernel it recommends, unless another one is named.
-    let other = Some("other-6.12".parse().unwrap());
-    for (given, recommended) in [(None, &kernel), (other.clone(), &other), (None, &other)] {
+    // The same file again is the same image. It keeps the kernel it recommends, unless another one is named, or none.
+    for (given, recommended) in [
+        (KernelChoice::Unchanged, Some(&kernel)),
+        (KernelChoice::Named(other.clone()), Some(&other)),
+        (KernelChoice::Unchanged, Some(&other)),
+        (KernelChoice::Default, None),
+        (KernelChoice::Unchanged, None),
+    ] {
         assert_eq!(store.register(&name, &file, given, &job).unwrap().manifest.id, *id);
-        assert_eq!(store.get(id).unwrap().manifest.kernel, *recommended);
+        assert_eq!(store.get(id).unwrap().manifest.kernel.as_ref(), recommended);
     }
 
     fs::OpenOptions::new().append(true).open(&file).unwrap().set_len(image.manifest.size_bytes + 4096).unwrap();
@@ -380,11 +385,11 @@ fn a_registered_file_is_used_where_it_lies_and_refused_once_it_changed() {
         let error = verify(&store, id, depth).unwrap_err();
         assert!(matches!(error, ImageError::Corrupt { source: Corruption::Changed { .. }, .. }), "{error:?}");
     }
-    let changed = store.register(&name, &file, None, &job).unwrap();
+    let changed = store.register(&name, &file, KernelChoice::Unchanged, &job).unwrap();
     assert_ne!(changed.manifest.id, *id);
     assert!(store.delete(id, &cancel).unwrap());
     assert!(file.exists(), "it is the user's");
 
-    let error = store.register(&name, &dir.path().join("images"), None, &job).unwrap_err();
+    let error = store.register(&name, &dir.path().join("images"), KernelChoice::Unchanged, &job).unwrap_err();
     assert!(matches!(error, ImageError::Register { .. }), "{error:?}");
 }

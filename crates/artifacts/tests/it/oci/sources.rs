@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{ext4::Image, full::Tmpfs, sha256, web::Server};
 use banger_artifacts::{
-    image::{Catalog, CatalogEntry, Depth, Image as Kept, ImageError, OciSource, Reliance, Source},
+    image::{Catalog, CatalogEntry, Depth, Image as Kept, ImageError, KernelChoice, OciSource, Reliance, Source},
     job::{Cancel, Job, Progress, Silent},
 };
 use banger_proto::name::{ImageId, KernelName};
@@ -407,14 +407,15 @@ fn what_a_file_of_ones_own_says_of_its_commands_is_nothing_until_its_image_comes
     let own = host.dir.path().join("own.ext4");
     fs::copy(&image.rootfs, &own).unwrap();
     host.store.delete(&image.manifest.id, &host.cancel).unwrap();
-    let registered = host.store.register(&"own".parse().unwrap(), &own, None, &job).unwrap();
+    let registered = host.store.register(&"own".parse().unwrap(), &own, KernelChoice::Unchanged, &job).unwrap();
     let promoted = host.store.promote(&registered.manifest.id, &job).unwrap().manifest;
     assert_eq!((&promoted.id, promoted.config), (&image.manifest.id, None));
     let back = host.image(&reference(&registry, "v1")).manifest;
     assert_eq!((back.id, back.config), (image.manifest.id.clone(), image.manifest.config.clone()));
     // Another copy of it takes nothing away again.
     fs::copy(&own, host.dir.path().join("more.ext4")).unwrap();
-    let more = host.store.register(&"more".parse().unwrap(), &host.dir.path().join("more.ext4"), None, &job).unwrap();
+    let more = host.dir.path().join("more.ext4");
+    let more = host.store.register(&"more".parse().unwrap(), &more, KernelChoice::Unchanged, &job).unwrap();
     assert_eq!(host.store.promote(&more.manifest.id, &job).unwrap().manifest.config, image.manifest.config);
 }
 
@@ -435,10 +436,11 @@ fn a_promoted_file_with_a_tail_can_be_published() {
     fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).unwrap();
     let tail = fs::File::options().append(true).open(&own).unwrap();
     tail.set_len(tail.metadata().unwrap().len() + 4096).unwrap();
-    let kernel: Option<KernelName> = Some("k-1.0".parse().unwrap());
-    host.store.register(&"own".parse().unwrap(), &own, kernel.clone(), &job).unwrap();
+    let kernel: KernelName = "k-1.0".parse().unwrap();
+    host.store.register(&"own".parse().unwrap(), &own, KernelChoice::Named(kernel.clone()), &job).unwrap();
     // Registered again, without a kernel and under another name, it recommends what it did.
-    let registered = host.store.register(&"again".parse().unwrap(), &own, None, &job).unwrap();
+    let registered = host.store.register(&"again".parse().unwrap(), &own, KernelChoice::Unchanged, &job).unwrap();
+    let kernel = Some(kernel);
     assert_eq!(registered.manifest.kernel, kernel);
     let promoted = host.store.promote(&registered.manifest.id, &job).unwrap().manifest;
     let file = host.dir.path().join("own.tar.zst");

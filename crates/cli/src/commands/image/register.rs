@@ -20,10 +20,13 @@ pub(crate) struct RegisterArgs {
     /// File with an ext4 file system; it is used in place, and VMs refuse to start once it changes
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     rootfs: PathBuf,
-    /// Kernel to boot it with
+    /// Kernel to boot it with [default: as the image was registered before, else `default_kernel` of config.toml]
     #[arg(long, visible_alias = "kernel-ref", value_name = "KERNEL", add = complete::available_kernels(),
         conflicts_with_all = ["kernel_file", "initrd", "modules"])]
     kernel: Option<KernelName>,
+    /// Boot it with `default_kernel` of config.toml, whatever it was registered with before
+    #[arg(long, conflicts_with_all = ["kernel", "kernel_file", "initrd", "modules"])]
+    default_kernel: bool,
     /// Kernel file to boot it with; imported as a kernel with the image's name
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     kernel_file: Option<PathBuf>,
@@ -45,6 +48,7 @@ pub(crate) async fn run(context: &Context, args: RegisterArgs) -> Result {
         name: args.name,
         rootfs: absolute(&args.rootfs)?,
         kernel: args.kernel,
+        default_kernel: args.default_kernel,
         kernel_file: maybe(args.kernel_file)?,
         initrd: maybe(args.initrd)?,
         modules: maybe(args.modules)?,

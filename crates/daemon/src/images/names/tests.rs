@@ -46,7 +46,7 @@ pub(in crate::images) async fn service(dir: &std::path::Path) -> (ImageService, 
     let builder = RootfsBuilder::new(dir, banger_artifacts::rootfs::Limits::default(), &cancel).unwrap();
     builder.finish(&path, &Format::default(), &job).unwrap();
     let name = "my".parse().unwrap();
-    let id = service.images.register(&name, &path, None, &job).unwrap().manifest.id;
+    let id = service.images.register(&name, &path, KernelChoice::Unchanged, &job).unwrap().manifest.id;
     service.give_name(&name, &id, &Claim::own(false), &Operation::unwatched()).await.unwrap();
     std::fs::create_dir_all(layout.kernel(&kernel())).unwrap();
     (service, id)
