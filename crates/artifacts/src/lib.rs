@@ -17,4 +17,5 @@ pub mod oci;
 pub mod program;
 pub mod publish;
 pub mod rootfs;
+pub mod tar;
 mod timestamp;

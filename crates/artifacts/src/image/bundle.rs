@@ -15,10 +15,8 @@ use crate::{
     disk::write_sparse,
     fetch::{Address, BodyLength, Client},
     job::Job,
-    rootfs::{
-        Limits,
-        tar::{EntryKind, Reader},
-    },
+    rootfs::RootfsError,
+    tar::{EntryKind, Limits, Reader},
     timestamp::rfc3339,
 };
 use banger_proto::name::{ImageId, ImageName};
@@ -290,10 +288,10 @@ pub fn unpack_image_bundle(mut stream: impl Read, into: &Path, job: &Job<'_>) ->
 fn unpack(input: &mut dyn Read, directory: &Path, job: &Job<'_>) -> Result<ImageManifest, BundleError> {
     let content = |why: &str| BundleError::Content(why.to_owned());
     let decoder = zstd::Decoder::new(input).map_err(|error| BundleError::Content(error.to_string()))?;
-    let limits = Limits { entries: 8, content_bytes: MAX_IMAGE, metadata_bytes: 1 << 20 };
+    let limits = Limits { entries: 8, bytes: MAX_IMAGE };
     let mut archive = Reader::new(decoder, limits);
     let (mut manifest, mut rootfs) = (None, false);
-    while let Some(entry) = archive.next_entry()? {
+    while let Some(entry) = archive.next_entry().map_err(RootfsError::from)? {
         let name = entry.path.strip_prefix(b"./").unwrap_or(&entry.path).to_vec();
         match (name.as_slice(), &entry.kind) {
             (b"manifest.json", EntryKind::File) if manifest.is_none() && entry.size <= MAX_MANIFEST => {

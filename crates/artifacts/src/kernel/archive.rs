@@ -1,20 +1,22 @@
-//! Walks an untrusted tar stream.
+//! Walks an untrusted tar stream of a kernel: a bundle, or a part of a package.
 //!
-//! It only visits entries; nothing is unpacked here. Long names are assembled by this module itself, because the tar
-//! crate reads them whole before it can be told how long they may be. Decides what a safe path is and how much a stream
-//! may contain; it does not know which members matter.
+//! It only visits entries; nothing is unpacked here. Decides what a safe path is and how much a stream may contain; it
+//! does not know which members matter. What an archive may say at all is decided by the reader, [`crate::tar`].
 
-use crate::job::Cancel;
+use crate::{
+    job::Cancel,
+    rootfs::Node,
+    tar::{self, EntryKind, Reader, TarError},
+};
 use std::{
+    ffi::OsString,
     io::{self, Read},
+    os::unix::ffi::OsStringExt as _,
     path::{Component, Path, PathBuf},
 };
-use tar::EntryType;
 
 /// Upper bound of a path or link target, in bytes.
 pub(super) const MAX_PATH: usize = 4096;
-/// Upper bound of an extended header, in bytes.
-const MAX_PAX: u64 = 64 << 10;
 
 /// Error of an archive that is refused.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +41,7 @@ pub enum ArchiveError {
         path: Vec<u8>,
     },
     /// A member is of a kind that is refused: device, fifo, sparse file.
-    #[error("member {} is a {kind}", path.display())]
+    #[error("member {} is a {kind}", shown(path.as_os_str().as_encoded_bytes()))]
     Kind {
         /// File or directory.
         path: PathBuf,
@@ -64,9 +66,17 @@ pub enum ArchiveError {
         /// File or directory.
         path: PathBuf,
     },
-    /// A header is malformed.
-    #[error("a header is malformed ({0})")]
-    Header(&'static str),
+    /// The archive itself is damaged, or says what none may say.
+    #[error("it is damaged at byte {offset}: {what}")]
+    Damaged {
+        /// Position in the stream, in bytes.
+        offset: u64,
+        /// Damage at that position.
+        what: &'static str,
+    },
+    /// A hard link leads to the archive's own root.
+    #[error("a hard link leads to the root")]
+    LinkToRoot,
     /// There are more members than in any kernel.
     #[error("it has more than {0} members")]
     TooManyEntries(u64),
@@ -112,47 +122,28 @@ pub(super) fn each<E: From<ArchiveError>>(
     mut visit: impl FnMut(&Path, Member<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let stream = LimitedReader { inner: stream, left: limits.bytes, limit: limits.bytes, cancel };
-    let mut archive = tar::Archive::new(stream);
-    let entries = archive.entries().map_err(ArchiveError::from)?.raw(true);
-    let mut long = Long::default();
-    for (count, entry) in (1..).zip(entries) {
-        let mut entry = entry.map_err(ArchiveError::from)?;
-        if count > limits.entries {
-            return Err(ArchiveError::TooManyEntries(limits.entries).into());
-        }
-        let kind = entry.header().entry_type();
-        match kind {
-            EntryType::GNULongName => long.path = Some(text(&mut entry)?),
-            EntryType::GNULongLink => long.link = Some(text(&mut entry)?),
-            EntryType::XHeader => long.pax(&mut entry)?,
-            EntryType::XGlobalHeader => {}
-            _ => {
-                let Long { path, link } = std::mem::take(&mut long);
-                let path = path.unwrap_or_else(|| entry.path_bytes().into_owned());
-                let link = link.or_else(|| entry.link_name_bytes().map(std::borrow::Cow::into_owned));
-                // The archive's own root (`./`) is skipped.
-                if let Some(path) = relative("member", &path)? {
-                    visit(&path, member(kind, link, &mut entry)?)?;
-                }
-            }
+    // The stream has a limit of its own, which covers headers too.
+    let mut reader = Reader::new(stream, tar::Limits { entries: limits.entries, bytes: u64::MAX });
+    while let Some(entry) = reader.next_entry().map_err(ArchiveError::from)? {
+        // The archive's own root (`./`) is skipped.
+        if let Some(path) = relative("member", &entry.path)? {
+            visit(&path, member(entry.kind, &mut reader)?)?;
         }
     }
     Ok(())
 }
 
-fn member(kind: EntryType, link: Option<Vec<u8>>, entry: &mut dyn Read) -> Result<Member<'_>, ArchiveError> {
-    let target = |link: Option<Vec<u8>>| link.ok_or(ArchiveError::Header("a link without a target"));
+fn member(kind: EntryKind, content: &mut dyn Read) -> Result<Member<'_>, ArchiveError> {
     Ok(match kind {
-        EntryType::Directory => Member::Directory,
-        EntryType::Regular | EntryType::Continuous => Member::File(entry),
-        EntryType::Symlink => Member::Symlink(link_text(target(link)?)?),
-        EntryType::Link => Member::HardLink(
-            relative("hard link target", &target(link)?)?.ok_or(ArchiveError::Header("a link to the root"))?,
-        ),
-        EntryType::Char | EntryType::Block => Member::Other("device"),
-        EntryType::Fifo => Member::Other("fifo"),
-        EntryType::GNUSparse => Member::Other("sparse file"),
-        _ => Member::Other("member of an unknown kind"),
+        EntryKind::Dir => Member::Directory,
+        EntryKind::File => Member::File(content),
+        EntryKind::Symlink(target) => Member::Symlink(link_text(target)?),
+        EntryKind::HardLink(target) => {
+            Member::HardLink(relative("hard link target", &target)?.ok_or(ArchiveError::LinkToRoot)?)
+        }
+        EntryKind::Node(Node::CharDevice { .. } | Node::BlockDevice { .. }) => Member::Other("device"),
+        EntryKind::Node(Node::Fifo) => Member::Other("fifo"),
+        EntryKind::Node(Node::Socket) => Member::Other("socket"),
     })
 }
 
@@ -183,54 +174,6 @@ fn link_text(text: Vec<u8>) -> Result<PathBuf, ArchiveError> {
     String::from_utf8(text).map(PathBuf::from).map_err(|error| refused(error.into_bytes()))
 }
 
-/// Long names read from extra members, for the member that follows.
-#[derive(Default)]
-struct Long {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-}
-
-impl Long {
-    /// Reads the two relevant records of a POSIX extended header, which consists of lines `<length> <key>=<value>\n`.
-    fn pax(&mut self, entry: &mut dyn Read) -> Result<(), ArchiveError> {
-        let malformed = ArchiveError::Header("an extended header");
-        let mut records = Vec::new();
-        entry.take(MAX_PAX + 1).read_to_end(&mut records)?;
-        if records.len() as u64 > MAX_PAX {
-            return Err(malformed);
-        }
-        let mut rest = &records[..];
-        while !rest.is_empty() {
-            let record = rest
-                .iter()
-                .position(|byte| *byte == b' ')
-                .and_then(|blank| Some((blank, std::str::from_utf8(&rest[..blank]).ok()?.parse::<usize>().ok()?)))
-                .and_then(|(blank, length)| rest.get(blank + 1..length.checked_sub(1)?).map(|text| (length, text)));
-            let Some((length, text)) = record else { return Err(malformed) };
-            if let Some(path) = text.strip_prefix(b"path=") {
-                self.path = Some(path.to_vec());
-            } else if let Some(link) = text.strip_prefix(b"linkpath=") {
-                self.link = Some(link.to_vec());
-            } else if text.starts_with(b"size=") {
-                // Only used for sizes from 8 GiB on, which no member may have.
-                return Err(malformed);
-            }
-            rest = rest.get(length..).unwrap_or_default();
-        }
-        Ok(())
-    }
-}
-
-/// Reads a long name, without its final zero byte.
-fn text(entry: &mut dyn Read) -> Result<Vec<u8>, ArchiveError> {
-    let mut text = Vec::new();
-    entry.take(MAX_PATH as u64 + 2).read_to_end(&mut text)?;
-    if text.last() == Some(&0) {
-        text.pop();
-    }
-    if text.len() > MAX_PATH { Err(ArchiveError::Header("a name is too long")) } else { Ok(text) }
-}
-
 /// Reader that fails after a number of bytes, and when cancelled.
 struct LimitedReader<'a, R> {
     inner: R,
@@ -250,6 +193,18 @@ impl<R: Read> Read for LimitedReader<'_, R> {
         let n = self.inner.read(buffer)?;
         self.left = self.left.checked_sub(n as u64).ok_or_else(|| io::Error::other(Reached(self.limit)))?;
         Ok(n)
+    }
+}
+
+impl From<TarError> for ArchiveError {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Damaged { offset, what } => Self::Damaged { offset, what },
+            TarError::Unsupported { path, kind } => Self::Kind { path: PathBuf::from(OsString::from_vec(path)), kind },
+            TarError::TooManyEntries(limit) => Self::TooManyEntries(limit),
+            TarError::TooManyBytes(limit) => Self::TooLarge(limit),
+            TarError::Io(error) => error.into(),
+        }
     }
 }
 
@@ -274,6 +229,7 @@ impl From<io::Error> for ArchiveError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::tar::{Builder, EntryType, Header};
 
     const LIMITS: Limits = Limits { entries: 100, bytes: 1 << 20 };
 
@@ -298,8 +254,8 @@ mod tests {
     }
 
     /// Adds a member whose name is written to the header as it is, however malformed.
-    fn add(tar: &mut tar::Builder<Vec<u8>>, kind: EntryType, name: &str, link: &str, content: &[u8]) {
-        let mut header = tar::Header::new_gnu();
+    fn add(tar: &mut Builder<Vec<u8>>, kind: EntryType, name: &str, link: &str, content: &[u8]) {
+        let mut header = Header::new_gnu();
         header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
         header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link.as_bytes());
         header.set_entry_type(kind);
@@ -310,7 +266,7 @@ mod tests {
     }
 
     fn one(kind: EntryType, name: &str, link: &str) -> Result<Vec<String>, ArchiveError> {
-        let mut tar = tar::Builder::new(Vec::new());
+        let mut tar = Builder::new(Vec::new());
         add(&mut tar, kind, name, link, b"");
         list(&tar.into_inner().unwrap(), LIMITS)
     }
@@ -318,7 +274,7 @@ mod tests {
     #[test]
     fn members_are_visited_with_long_names_of_both_kinds() {
         let long = format!("lib/{}", "x".repeat(200));
-        let mut tar = tar::Builder::new(Vec::new());
+        let mut tar = Builder::new(Vec::new());
         add(&mut tar, EntryType::Directory, "./", "", b"");
         add(&mut tar, EntryType::Directory, "./lib/", "", b"");
         add(&mut tar, EntryType::GNULongName, "././@LongLink", "", format!("{long}\0").as_bytes());
@@ -349,7 +305,7 @@ mod tests {
 
     #[test]
     fn floods_are_cut() {
-        let mut tar = tar::Builder::new(Vec::new());
+        let mut tar = Builder::new(Vec::new());
         for n in 0..5 {
             add(&mut tar, EntryType::Regular, &n.to_string(), "", &[b'x'; 5000]);
         }
@@ -358,11 +314,12 @@ mod tests {
         assert!(matches!(list(&tar, Limits { bytes: 10_000, ..LIMITS }), Err(ArchiveError::TooLarge(10_000))));
         assert!(list(&tar[..7000], LIMITS).is_err());
 
-        let mut tar = tar::Builder::new(Vec::new());
+        let mut tar = Builder::new(Vec::new());
         add(&mut tar, EntryType::GNULongName, "long", "", &vec![b'x'; 100_000]);
-        assert!(matches!(list(&tar.into_inner().unwrap(), LIMITS), Err(ArchiveError::Header(_))));
-        let mut tar = tar::Builder::new(Vec::new());
+        add(&mut tar, EntryType::Regular, "cut", "", b"");
+        assert!(matches!(list(&tar.into_inner().unwrap(), LIMITS), Err(ArchiveError::Path { .. })));
+        let mut tar = Builder::new(Vec::new());
         add(&mut tar, EntryType::XHeader, "pax", "", b"999999999999 path=x\n");
-        assert!(matches!(list(&tar.into_inner().unwrap(), LIMITS), Err(ArchiveError::Header(_))));
+        assert!(matches!(list(&tar.into_inner().unwrap(), LIMITS), Err(ArchiveError::Damaged { .. })));
     }
 }

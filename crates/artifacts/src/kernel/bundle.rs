@@ -169,7 +169,7 @@ impl Draft<'_> {
             // The other errors name their member themselves.
             KernelError::Archive(
                 source @ (ArchiveError::Io(_)
-                | ArchiveError::Header(_)
+                | ArchiveError::Damaged { .. }
                 | ArchiveError::TooLarge(_)
                 | ArchiveError::TooManyEntries(_)),
             ) => BundleError::After { path: last.clone(), source }.into(),

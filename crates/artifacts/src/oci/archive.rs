@@ -10,10 +10,7 @@ use super::{
 };
 use crate::{
     job::Job,
-    rootfs::{
-        self,
-        tar::{EntryKind, Reader},
-    },
+    tar::{self, EntryKind, Reader},
 };
 use flate2::read::MultiGzDecoder;
 use rustix::fs::OFlags;
@@ -374,14 +371,13 @@ fn reopen(file: &File) -> Option<File> {
 
 /// Returns the positions of the members of a tar.
 fn members(file: &File, job: &Job<'_>) -> Result<HashMap<Vec<u8>, Member>, String> {
-    let limits = rootfs::Limits { entries: u64::MAX, content_bytes: u64::MAX, metadata_bytes: u64::MAX };
     let mut found = HashMap::new();
     let (mut at, mut names) = (0, 0);
     let mut input = BufReader::with_capacity(16 << 10, file);
     for _ in 0..MAX_MEMBERS {
         job.cancel.check().map_err(|error| error.to_string())?;
         input.seek(SeekFrom::Start(at)).map_err(|error| error.to_string())?;
-        let mut reader = Reader::new(&mut input, limits).open_ended();
+        let mut reader = Reader::new(&mut input, tar::Limits::NONE).open_ended();
         let Some(entry) = reader.next_entry().map_err(|error| error.to_string())? else { return Ok(found) };
         let offset = at + reader.position();
         let member = match entry.kind {

@@ -15,10 +15,8 @@ use super::{
 };
 use crate::{
     job::Job,
-    rootfs::{
-        self, ContentLocation, ContentWriter, Meta, Node, RootfsError, WrittenContent,
-        tar::{EntryKind, Reader},
-    },
+    rootfs::{ContentLocation, ContentWriter, Meta, Node, RootfsError, WrittenContent},
+    tar::{self, EntryKind, Reader},
 };
 use std::{
     io::{self, BufRead, Read},
@@ -242,11 +240,7 @@ fn read_archive(
     job: &Job<'_>,
 ) -> Result<(Vec<LayerEntry>, WrittenContent, Digest), LayerError> {
     let limits = context.limits;
-    let caps = rootfs::Limits {
-        entries: limits.max_entries,
-        content_bytes: limits.max_unpacked,
-        metadata_bytes: limits.max_metadata,
-    };
+    let caps = tar::Limits { entries: limits.max_entries, bytes: limits.max_unpacked };
     // The digest shows whether the archive was cut.
     let mut reader = Reader::new(chunks, caps).open_ended();
     let mut entries = Vec::new();
@@ -266,7 +260,7 @@ fn read_entries(
     context: LayerContext<'_>,
     job: &Job<'_>,
 ) -> Result<(), LayerError> {
-    while let Some(entry) = reader.next_entry()? {
+    while let Some(entry) = reader.next_entry().map_err(RootfsError::from)? {
         if entries.len().is_multiple_of(CHECK_EVERY) {
             job.cancel.check()?;
         }

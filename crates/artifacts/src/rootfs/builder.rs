@@ -10,13 +10,15 @@ use super::{
     image::{self, PartialImage},
     path::components,
     spool::{ContentSource, IMAGE, SPOOL, Segment, Spool},
-    tar::{Entry, EntryKind, Reader},
     tree::{Kind, Tree},
     tree_hash::TreeHash,
     when_full::WhenFull,
     xattr,
 };
-use crate::job::{Cancel, Job};
+use crate::{
+    job::{Cancel, Job},
+    tar::{Entry, EntryKind, Reader},
+};
 use std::{
     fs::OpenOptions,
     io::{self, Read},
@@ -207,7 +209,7 @@ impl RootfsBuilder {
         input: &mut dyn Read,
         mut keep: impl FnMut(&mut Entry) -> bool,
     ) -> Result<(), RootfsError> {
-        let mut archive = Reader::new(input, self.limits);
+        let mut archive = Reader::new(input, self.limits.of_archive());
         while let Some(mut entry) = archive.next_entry()? {
             self.cancel.check()?;
             if !keep(&mut entry) {

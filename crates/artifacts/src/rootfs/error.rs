@@ -1,6 +1,6 @@
 //! Errors of entries and of writing an image.
 
-use crate::{job::Cancelled, publish::is_full};
+use crate::{job::Cancelled, publish::is_full, tar::TarError};
 use std::io;
 
 /// Reason why one entry cannot be stored. The names in it come from an archive: they are quoted and cut.
@@ -75,7 +75,7 @@ pub enum EntryError {
     #[error("it is not a whiteout of anything")]
     Whiteout,
     /// The type of the entry, or a feature of it, is not supported.
-    #[error("it is {0}, which is not supported")]
+    #[error("it is a {0}, which is not supported")]
     Unsupported(&'static str),
 }
 
@@ -140,11 +140,23 @@ impl RootfsError {
     }
 }
 
+impl From<TarError> for RootfsError {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Damaged { offset, what } => Self::Archive { offset, what },
+            TarError::Unsupported { path, kind } => Self::entry(&path, EntryError::Unsupported(kind)),
+            TarError::TooManyEntries(limit) => Self::TooManyEntries(limit),
+            TarError::TooManyBytes(limit) => Self::TooManyBytes(limit),
+            TarError::Io(source) => Self::Io { what: "read the archive", source },
+        }
+    }
+}
+
 /// Longest part of a hostile name that is repeated in an error, in bytes.
 const SHOWN: usize = 120;
 
 /// Formats a name from an archive for an error: quoted, escaped, cut.
-pub(super) fn quoted(name: &[u8]) -> String {
+pub(crate) fn quoted(name: &[u8]) -> String {
     let shown = &name[..name.len().min(SHOWN)];
     let rest = if shown.len() < name.len() { "…" } else { "" };
     match std::str::from_utf8(shown) {

@@ -1,5 +1,7 @@
 //! Limits of a build, parameters of the filesystem, and the summary of a written image.
 
+use crate::tar;
+
 /// Limits of what a hostile stream may make the builder hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -9,6 +11,13 @@ pub struct Limits {
     pub content_bytes: u64,
     /// Bytes of paths, link targets and extended attributes, all of which stay in memory.
     pub metadata_bytes: u64,
+}
+
+impl Limits {
+    /// Limits of one archive that is added.
+    pub(crate) fn of_archive(&self) -> tar::Limits {
+        tar::Limits { entries: self.entries, bytes: self.content_bytes }
+    }
 }
 
 impl Default for Limits {

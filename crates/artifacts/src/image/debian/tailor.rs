@@ -4,8 +4,8 @@
 //! cost boot time are not started, and a few small files are added. This is code and not shell hooks so that it gives
 //! the same bytes everywhere and can be tested without a network.
 
-use crate::rootfs::{
-    Meta, RootfsBuilder, RootfsError, Timestamp,
+use crate::{
+    rootfs::{Meta, RootfsBuilder, RootfsError, Timestamp},
     tar::{Entry, EntryKind},
 };
 

@@ -122,7 +122,7 @@ fn hostile_members_are_refused_by_name() {
         (&["modules/c", "is a device"], vec![kernel(), Member::Typed("modules/c", b'3')]),
         (&["modules/b", "is a device"], vec![kernel(), Member::Typed("modules/b", b'4')]),
         (&["modules/p", "is a fifo"], vec![kernel(), Member::Fifo("modules/p")]),
-        (&["modules/s", "unknown kind"], vec![kernel(), Member::Typed("modules/s", b's')]),
+        (&["modules/s", "unknown type"], vec![kernel(), Member::Typed("modules/s", b's')]),
         (&["vmlinux", "is a fifo"], vec![Member::Fifo("vmlinux")]),
         (&["vmlinux", "is a directory"], vec![Member::Directory("vmlinux/")]),
         // Too many of one, or none that will do.

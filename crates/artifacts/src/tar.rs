@@ -1,20 +1,20 @@
-//! Bounded reader of tar streams: ustar, GNU long names, PAX.
+//! Bounded reader of tar streams: ustar, GNU long names, PAX. All archives are read by it: layers, bundles, packages,
+//! and what holds images.
 //!
-//! Decides what an archive may say and refuses to touch a filesystem. Header fields are read with the `tar` crate's
+//! Decides what an archive may say and refuses to touch a filesystem; what an entry's path may be, and what becomes of
+//! an entry, is for its users to decide. Header fields are read with the `tar` crate's
 //! types. The walk itself is our own, because that crate splits PAX records at line feeds (and so cuts a binary
 //! `security.capability` that contains one) and reads extension headers of any size into memory. An archive must end
 //! with its end marker: a stream that was cut at an entry's boundary is an error.
 
-use super::{
-    entry::{Meta, Node, Timestamp, Xattr},
-    error::{EntryError, RootfsError},
-    format::Limits,
-};
-use std::io::{self, BufRead, Read};
-use tar::{EntryType, Header};
-
+mod error;
 mod pax;
+
+use crate::rootfs::{Meta, Node, Timestamp, Xattr};
+use ::tar::{EntryType, Header};
+pub use error::{Limits, TarError};
 use pax::Overrides;
+use std::io::{self, BufRead, Read};
 
 /// Block size of tar: headers and padding come in blocks of this many bytes.
 const BLOCK: usize = 512;
@@ -68,7 +68,7 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads `input` and fails beyond `limits.entries` or `limits.content_bytes`, which include extension headers.
+    /// Reads `input` and fails beyond `limits.entries` or `limits.bytes`, which include extension headers.
     pub fn new(input: R, limits: Limits) -> Self {
         Self { input, offset: 0, left: 0, padding: 0, entries: 0, content_bytes: 0, limits, open_ended: false }
     }
@@ -91,7 +91,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Returns the next entry; `None` at the end of the archive. Unread content of the current entry is skipped.
-    pub fn next_entry(&mut self) -> Result<Option<Entry>, RootfsError> {
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         self.skip()?;
         let mut overrides = Overrides::default();
         for _ in 0..=EXTENSIONS_MAX {
@@ -127,14 +127,14 @@ impl<R: Read> Reader<R> {
     }
 
     /// Assembles an entry and prepares for reading its content.
-    fn entry(&mut self, header: &Header, size: u64, overrides: Overrides) -> Result<Entry, RootfsError> {
+    fn entry(&mut self, header: &Header, size: u64, overrides: Overrides) -> Result<Entry, TarError> {
         let path = overrides.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let link = || {
             let in_header = || header.link_name_bytes().map(std::borrow::Cow::into_owned).unwrap_or_default();
             overrides.link.clone().unwrap_or_else(in_header)
         };
         if overrides.sparse {
-            return Err(RootfsError::entry(&path, EntryError::Unsupported("a sparse file in PAX form")));
+            return Err(unsupported(path, "sparse file in PAX form"));
         }
         let kind = match header.entry_type() {
             EntryType::Directory => EntryKind::Dir,
@@ -153,9 +153,9 @@ impl<R: Read> Reader<R> {
             }
             EntryType::Fifo => EntryKind::Node(Node::Fifo),
             EntryType::GNUSparse => {
-                return Err(RootfsError::entry(&path, EntryError::Unsupported("a sparse file in GNU form")));
+                return Err(unsupported(path, "sparse file in GNU form"));
             }
-            _ => return Err(RootfsError::entry(&path, EntryError::Unsupported("an entry of an unknown type"))),
+            _ => return Err(unsupported(path, "file of an unknown type")),
         };
         // Only files have content, whatever the size field of other entries says.
         let size = if kind == EntryKind::File { overrides.size.unwrap_or(size) } else { 0 };
@@ -181,32 +181,32 @@ impl<R: Read> Reader<R> {
         Ok(Entry { path, kind, meta, size })
     }
 
-    fn count(&mut self, size: u64) -> Result<(), RootfsError> {
+    fn count(&mut self, size: u64) -> Result<(), TarError> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(RootfsError::TooManyEntries(self.limits.entries));
+            return Err(TarError::TooManyEntries(self.limits.entries));
         }
         self.take(size)
     }
 
     /// Counts bytes other than the headers of entries.
-    fn take(&mut self, bytes: u64) -> Result<(), RootfsError> {
+    fn take(&mut self, bytes: u64) -> Result<(), TarError> {
         self.content_bytes = self.content_bytes.saturating_add(bytes);
-        if self.content_bytes > self.limits.content_bytes {
-            return Err(RootfsError::TooManyBytes(self.limits.content_bytes));
+        if self.content_bytes > self.limits.bytes {
+            return Err(TarError::TooManyBytes(self.limits.bytes));
         }
         Ok(())
     }
 
     /// Returns the next header block, whose checksum is verified; `None` at the end marker.
-    fn header(&mut self) -> Result<Option<Header>, RootfsError> {
+    fn header(&mut self) -> Result<Option<Header>, TarError> {
         let mut block = [0; BLOCK];
         match self.input.read(&mut block) {
             Ok(0) if self.open_ended => return Ok(None),
             Ok(0) => return Err(self.damaged("it ends without an end marker")),
             Ok(got) => self.fill(&mut block[got..])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => self.fill(&mut block)?,
-            Err(error) => return Err(RootfsError::io("read the archive")(error)),
+            Err(error) => return Err(TarError::Io(error)),
         }
         self.offset += BLOCK as u64;
         if block.iter().all(|&byte| byte == 0) {
@@ -224,14 +224,14 @@ impl<R: Read> Reader<R> {
 
     /// Reads the second of the end marker's two blocks, if there is more input at all. Content behind a lone block of
     /// zeros would be seen by some readers and not by others, so it is refused.
-    fn end_marker(&mut self) -> Result<(), RootfsError> {
+    fn end_marker(&mut self) -> Result<(), TarError> {
         let (mut block, mut have) = ([0; BLOCK], 0);
         while have < BLOCK {
             match self.input.read(&mut block[have..]) {
                 Ok(0) => break,
                 Ok(got) => have += got,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(RootfsError::io("read the archive")(error)),
+                Err(error) => return Err(TarError::Io(error)),
             }
         }
         if block[..have].iter().any(|&byte| byte != 0) {
@@ -241,7 +241,7 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    fn device(&self, header: &Header) -> Result<(u32, u32), RootfsError> {
+    fn device(&self, header: &Header) -> Result<(u32, u32), TarError> {
         let what = "a device number is not a number";
         let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
             (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
@@ -255,7 +255,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Parses a number of a header: octal text, or big-endian two's complement if the first bit is set. Blank is zero.
-    fn number(&self, field: &[u8], what: &'static str) -> Result<i64, RootfsError> {
+    fn number(&self, field: &[u8], what: &'static str) -> Result<i64, TarError> {
         let parsed = if field[0] & 0x80 == 0 {
             let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
             match field[..end].trim_ascii() {
@@ -276,7 +276,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Reads the content of an extension header.
-    fn extension(&mut self, size: u64) -> Result<Vec<u8>, RootfsError> {
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
         if size > EXTENSION_MAX {
             return Err(self.damaged("an extension header is over 1 MiB"));
         }
@@ -291,7 +291,7 @@ impl<R: Read> Reader<R> {
     }
 
     /// Skips the rest of the current entry and its padding.
-    fn skip(&mut self) -> Result<(), RootfsError> {
+    fn skip(&mut self) -> Result<(), TarError> {
         let mut rest = std::mem::take(&mut self.left);
         // Most entries were read to their end and need no buffer.
         while rest > 0 {
@@ -304,37 +304,37 @@ impl<R: Read> Reader<R> {
         let padding = usize::try_from(std::mem::take(&mut self.padding)).expect("less than a block");
         match self.fill(&mut [0; BLOCK][..padding]) {
             // Some writers end with the last byte of the last file.
-            Err(RootfsError::Archive { .. }) if self.open_ended => {}
+            Err(TarError::Damaged { .. }) if self.open_ended => {}
             other => other?,
         }
         self.offset += padding as u64;
         Ok(())
     }
 
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), RootfsError> {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), TarError> {
         match self.input.read_exact(buffer) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(self.damaged("it ends in the middle of an entry"))
             }
-            Err(error) => Err(RootfsError::io("read the archive")(error)),
+            Err(error) => Err(TarError::Io(error)),
         }
     }
 
-    fn damaged(&self, what: &'static str) -> RootfsError {
-        RootfsError::Archive { offset: self.offset, what }
+    fn damaged(&self, what: &'static str) -> TarError {
+        TarError::Damaged { offset: self.offset, what }
     }
 }
 
 impl<R: BufRead> Reader<R> {
     /// Passes the content of the current entry to `look`, piece by piece, without a copy.
-    pub fn pass(&mut self, mut look: impl FnMut(&[u8]) -> Result<(), RootfsError>) -> Result<(), RootfsError> {
+    pub fn pass<E: From<TarError>>(&mut self, mut look: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         while self.left > 0 {
             let piece = match self.input.fill_buf() {
-                Ok([]) => return Err(self.damaged("it ends in the middle of an entry")),
+                Ok([]) => return Err(self.damaged("it ends in the middle of an entry").into()),
                 Ok(piece) => piece,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(RootfsError::io("read the archive")(error)),
+                Err(error) => return Err(TarError::Io(error).into()),
             };
             let take = usize::try_from(self.left).map_or(piece.len(), |left| left.min(piece.len()));
             look(&piece[..take])?;
@@ -357,6 +357,10 @@ impl<R: Read> Read for Reader<R> {
         self.offset += got as u64;
         Ok(got)
     }
+}
+
+fn unsupported(path: Vec<u8>, kind: &'static str) -> TarError {
+    TarError::Unsupported { path, kind }
 }
 
 fn until_zero(mut bytes: Vec<u8>) -> Vec<u8> {
