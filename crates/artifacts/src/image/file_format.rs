@@ -70,7 +70,7 @@ mod tests {
         }
         assert_eq!(name(&with(&[])), "something else");
         assert_eq!(name(&[]), "empty");
-        assert!(name(&[0; NEEDED]).starts_with("zeros"));
+        assert!(name(&vec![0; NEEDED]).starts_with("zeros"));
     }
 
     #[test]

@@ -347,6 +347,7 @@ pub(super) fn file_part(mut file: File, offset: u64, size: u64) -> io::Result<Ta
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
 
     #[test]
     fn a_layer_in_a_file_is_given_up_like_one_that_comes() {

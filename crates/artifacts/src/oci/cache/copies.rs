@@ -69,12 +69,13 @@ impl LayerCopies {
         let mut progress = lock(&self.progress);
         progress.given_up = true;
         let growing = mem::take(&mut progress.growing).into_iter().filter_map(|slot| slot.upgrade());
-        let growing = growing.filter(|slot| lock(slot).take().is_some()).count();
-        let kept = mem::take(&mut progress.kept).into_iter().filter_map(|(digest, size)| {
-            let file = self.cache.get(&digest, size)?;
-            Some(self.cache.forget(&digest, &file))
-        });
-        let count = growing + kept.count();
+        let mut count = growing.filter(|slot| lock(slot).take().is_some()).count();
+        for (digest, size) in mem::take(&mut progress.kept) {
+            if let Some(file) = self.cache.get(&digest, size) {
+                self.cache.forget(&digest, &file);
+                count += 1;
+            }
+        }
         if count > 0 {
             tracing::warn!(count, "the disk is full: layers of this image are not kept in the cache");
         }

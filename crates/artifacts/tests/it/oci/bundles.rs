@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{sha256, web::Server};
 use banger_artifacts::{
-    image::{CatalogEntry, Image, ImageError, PullRequest, Reliance, Source},
+    image::{CatalogEntry, Image, ImageError, KernelChoice, PullRequest, Reliance, Source},
     job::{Job, Silent},
 };
 use banger_proto::name::{ImageId, KernelName};
@@ -173,7 +173,8 @@ fn an_image_of_a_file_that_a_bundle_makes_whole_is_on_the_disk_at_once() {
     let own = host.dir.path().join("own.ext4");
     fs::copy(&image.rootfs, &own).unwrap();
     host.store.delete(&image.manifest.id, &host.cancel).unwrap();
-    let registered = host.store.register(&"own".parse().unwrap(), &own, None, &job).unwrap().manifest.id;
+    let registered =
+        host.store.register(&"own".parse().unwrap(), &own, KernelChoice::Unchanged, &job).unwrap().manifest.id;
     let promoted = host.store.promote(&registered, &job).unwrap();
     let (_server, entry) = published(&host, &promoted.manifest.id);
     fs::set_permissions(&promoted.rootfs, fs::Permissions::from_mode(0o644)).unwrap();

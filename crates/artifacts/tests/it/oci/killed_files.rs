@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{ext4::Image, full::Tmpfs, web::Server};
 use banger_artifacts::{
-    image::{Depth, ImageError},
+    image::{Depth, ImageError, KernelChoice},
     job::{Cancel, Job, Silent},
 };
 use banger_testkit::require;
@@ -100,7 +100,8 @@ fn an_image_that_is_promoted() {
     let own = dir.path().join("my.ext4");
     fs::copy(&image.rootfs, &own).unwrap();
     let job = Job { progress: &Silent, cancel: &host.cancel };
-    let registered = Host::within(dir.path()).store.register(&"my".parse().unwrap(), &own, None, &job).unwrap();
+    let registered =
+        Host::within(dir.path()).store.register(&"my".parse().unwrap(), &own, KernelChoice::Unchanged, &job).unwrap();
     let registered = registered.manifest.id.to_string();
     let mut expected = [registered.clone(), image.manifest.id.to_string()];
     expected.sort();
@@ -134,7 +135,7 @@ fn what_finds_no_room_says_so_and_leaves_nothing() {
     fs::copy(&image.rootfs, &own).unwrap();
     let place = small("promote");
     let store = Host::within(place.path()).store;
-    let registered = store.register(&"my".parse().unwrap(), &own, None, &job).unwrap().manifest.id;
+    let registered = store.register(&"my".parse().unwrap(), &own, KernelChoice::Unchanged, &job).unwrap().manifest.id;
     full(store.promote(&registered, &job).unwrap_err());
     assert_eq!(names(&place.path().join("images")), [registered.as_str()]);
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::store::{VmRow, tests::sample};
 use banger_artifacts::{
+    image::KernelChoice,
     job::{Cancel, Job, Silent},
     oci::Limits,
     rootfs::{Format, RootfsBuilder},
