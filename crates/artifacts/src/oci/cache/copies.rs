@@ -46,10 +46,9 @@ impl LayerCopies {
     /// Begins a copy. Where the cache has no room there is none, and the layer is good without it.
     pub(in crate::oci) fn begin(self: &Arc<Self>) -> Result<LayerCopy, PublishError> {
         let mut progress = lock(&self.progress);
-        let staged = match self.cache.shelf.stage_file() {
-            _ if progress.given_up => None,
-            Err(PublishError::Io { source, .. }) if is_full(&source) => None,
-            staged => Some(staged?),
+        let staged = match (!progress.given_up).then(|| self.cache.shelf.stage_file()) {
+            Some(Err(PublishError::Io { source, .. })) if is_full(&source) => None,
+            staged => staged.transpose()?,
         };
         let slot = Arc::new(Mutex::new(staged));
         progress.growing.push(Arc::downgrade(&slot));
