@@ -56,7 +56,7 @@ impl ImageSource {
     /// What they call a tar.
     pub(super) const ARCHIVE: &str = "the archive";
 
-    /// What errors call the source: its reference; files are called what they are, because the error above has the path.
+    /// What errors call the source: its reference; or the kind of file it is, because the error above has its path.
     pub(crate) fn called(&self) -> String {
         match self {
             Self::Registry(reference) => reference.to_string(),
