@@ -13,6 +13,7 @@ mod client_certificate;
 mod error;
 mod failure;
 mod min_rate;
+mod proxy;
 mod purpose;
 mod refusal;
 mod request;
@@ -25,6 +26,7 @@ mod verifier;
 pub use address::{Address, AddressError};
 pub use body::{Body, Received};
 pub use error::{FetchError, Refused};
+pub use proxy::Proxies;
 pub use request::{Request, Secret};
 pub use tls_error::TlsError;
 pub use transfer::Head;
@@ -53,6 +55,8 @@ pub struct Client {
     pub min_rate: u64,
     /// Pauses before further attempts to connect; there is one attempt per pause.
     pub pauses: Vec<Duration>,
+    /// Proxies to ask other hosts through.
+    pub proxies: Proxies,
 }
 
 /// Expected length of a body.
@@ -67,7 +71,10 @@ pub enum BodyLength {
 impl Default for Client {
     fn default() -> Self {
         let pauses = [200, 1000, 3000].map(Duration::from_millis).to_vec();
-        Self { connect: Duration::from_secs(15), stall: Duration::from_secs(30), min_rate: MIN_RATE, pauses }
+        // As for all programs, the proxies are those of this one's environment.
+        let proxies = Proxies::in_environment(|name| std::env::var_os(name));
+        let (connect, stall) = (Duration::from_secs(15), Duration::from_secs(30));
+        Self { connect, stall, min_rate: MIN_RATE, pauses, proxies }
     }
 }
 

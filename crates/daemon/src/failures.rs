@@ -265,6 +265,11 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
                 );
                 (Code::Denied, vec![place])
             }
+            Some(FetchError::Proxy { .. } | FetchError::ProxySetting { .. }) => {
+                let restart = "the proxy is that of the daemon's environment; after `banger daemon stop` the next command \
+                               starts one with its own";
+                (Code::Unavailable, vec![restart.to_owned()])
+            }
             Some(FetchError::PlainText { host }) => {
                 let (name, port) = host.rsplit_once(':').unwrap_or((host, "443"));
                 let tunnel = format!(

@@ -20,6 +20,28 @@ pub enum FetchError {
         /// Error of the operating system.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The proxy made no connection.
+    #[error("cannot connect to {host} through the proxy {proxy} ({variable}){}", answered(*code))]
+    Proxy {
+        /// `host` or `host:port`.
+        host: String,
+        /// `host:port` of the proxy.
+        proxy: String,
+        /// Environment variable that names it.
+        variable: &'static str,
+        /// Status it answered with.
+        code: Option<u16>,
+        /// Error of the connection to it, if it did not answer.
+        source: Option<Box<dyn Error + Send + Sync>>,
+    },
+    /// An environment variable names no proxy.
+    #[error("{variable} names no proxy: {why}")]
+    ProxySetting {
+        /// Environment variable. Its value may have a password in it.
+        variable: &'static str,
+        /// Reason.
+        why: &'static str,
+    },
     /// The server's certificate could not be verified, or there was no handshake.
     #[error("{} {host}", if source.is_of_certificate() { "cannot trust" } else { "cannot speak TLS with" })]
     Tls {
@@ -165,7 +187,7 @@ impl FetchError {
 
     /// Whether no connection was made.
     pub(super) fn is_connection(&self) -> bool {
-        matches!(self, Self::Connect { .. })
+        matches!(self, Self::Connect { .. }) || (matches!(self, Self::Proxy { .. }) && self.is_transient())
     }
 
     /// Whether the same request may succeed in a moment: the network failed, or the server is busy.
@@ -176,11 +198,21 @@ impl FetchError {
             | Self::Broken { .. }
             | Self::Stalled { .. }
             | Self::Slow { .. } => true,
+            // What a proxy refuses, it refuses again, unless it did not reach the other side.
+            Self::Proxy { code, .. } => code.is_none_or(|code| matches!(code, 502..=504)),
             // A connection that broke where it may have said that it misses a certificate.
             Self::ClientCertificate { source, .. } => source.is::<io::Error>(),
             Self::Status(refused) => matches!(refused.code, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }
+    }
+}
+
+fn answered(code: Option<u16>) -> String {
+    match code {
+        None => String::new(),
+        Some(407) => ", which wants another login than it was given, or one at all".to_owned(),
+        Some(code) => format!(", which answers {code}"),
     }
 }
 

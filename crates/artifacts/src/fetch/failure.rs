@@ -1,7 +1,8 @@
 //! What went wrong with a request: ureq's errors and what was seen of the handshake, as errors of this crate.
 
 use super::{
-    Address, FetchError, TlsError, Trust, client_certificate::Shown, tls::Connector, tls_error::is_about_client,
+    Address, Client, FetchError, TlsError, Trust, client_certificate::Shown, proxy::Proxy, tls::Connector,
+    tls_error::is_about_client,
 };
 use std::{
     error::Error,
@@ -21,12 +22,15 @@ pub(super) struct Attempt<'a> {
     /// Certificates for this host, besides those of this one.
     trust: Option<&'a Trust>,
     shown: Arc<Mutex<Shown>>,
+    /// Proxy it goes through.
+    pub(super) proxy: Option<&'a Proxy>,
     stall: Duration,
 }
 
 impl<'a> Attempt<'a> {
-    pub(super) fn new(address: &'a Address, trust: Option<&'a Trust>, stall: Duration) -> Self {
-        Self { address, trust, shown: Arc::default(), stall }
+    pub(super) fn new(address: &'a Address, trust: Option<&'a Trust>, client: &'a Client) -> Result<Self, FetchError> {
+        let proxy = client.proxies.of(address)?;
+        Ok(Self { address, trust, shown: Arc::default(), proxy, stall: client.stall })
     }
 
     /// Returns the TLS of the connection.
@@ -36,7 +40,8 @@ impl<'a> Attempt<'a> {
         if trust.trusted().is_empty() {
             return Err(FetchError::NoCertificates);
         }
-        Connector::new(trust, self.shown.clone()).map_err(|error| self.untrusted(&error))
+        let connector = Connector::new(self.address, trust, self.shown.clone());
+        connector.map_err(|error| self.untrusted(&error))
     }
 
     /// Returns the error of a missing response.
@@ -45,15 +50,15 @@ impl<'a> Attempt<'a> {
         match error {
             ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)
             | ureq::Error::HostNotFound
-            | ureq::Error::ConnectionFailed
-            | ureq::Error::ConnectProxyFailed(_) => FetchError::Connect { host: host(), source: error.into() },
+            | ureq::Error::ConnectionFailed => self.unconnected(error.into()),
+            ureq::Error::ConnectProxyFailed(why) => self.refused_by_proxy(why),
             ureq::Error::Timeout(_) => FetchError::Stalled { waited: self.stall, received: 0 },
             ureq::Error::Rustls(error) => self.tls(&error),
             ureq::Error::Io(source) => match of_tls(source) {
                 Ok(error) => self.tls(&error),
                 // It may have ended the connection before what it said about that could be read.
                 Err(source) if self.shown() == Shown::Nothing => self.unidentified(source),
-                Err(source) => FetchError::Connect { host: host(), source },
+                Err(source) => self.unconnected(source),
             },
             other => FetchError::Protocol { host: host(), source: other.into() },
         }
@@ -68,6 +73,29 @@ impl<'a> Attempt<'a> {
                 self.unidentified(error.into())
             }
             _ => error,
+        }
+    }
+
+    fn unconnected(&self, source: Box<dyn Error + Send + Sync>) -> FetchError {
+        let host = self.address.host().to_owned();
+        match self.proxy {
+            None => FetchError::Connect { host, source },
+            Some(proxy) => {
+                let (variable, proxy) = (proxy.variable, proxy.host.clone());
+                FetchError::Proxy { host, proxy, variable, code: None, source: Some(source) }
+            }
+        }
+    }
+
+    /// Returns the error of a proxy that connects to nobody. ureq says why in words only, with the status at the end.
+    fn refused_by_proxy(&self, why: String) -> FetchError {
+        let status = why.rsplit('/').next().and_then(|status| status.parse().ok());
+        match self.unconnected(why.into()) {
+            FetchError::Proxy { host, proxy, variable, source, .. } => {
+                let source = source.filter(|_| status.is_none());
+                FetchError::Proxy { host, proxy, variable, code: status, source }
+            }
+            other => other,
         }
     }
 
@@ -109,7 +137,7 @@ pub(super) fn of_body(error: ureq::Error, announced: Option<u64>, received: u64,
 }
 
 /// Takes the error of TLS out of one of the connection; what it is otherwise, without what only wraps it.
-fn of_tls(error: io::Error) -> Result<rustls::Error, Box<dyn Error + Send + Sync>> {
+pub(super) fn of_tls(error: io::Error) -> Result<rustls::Error, Box<dyn Error + Send + Sync>> {
     unwrap_io(error).downcast().map(|error| *error)
 }
 

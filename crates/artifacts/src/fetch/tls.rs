@@ -4,18 +4,20 @@
 //! what its own connector does.
 
 use super::{
-    Trust,
+    Address, TlsError, Trust,
     client_certificate::{Shown, Wallet},
+    failure::of_tls,
     verifier::Verifier,
 };
 use rustls::{ALL_VERSIONS, ClientConfig, ClientConnection, StreamOwned, crypto::ring, pki_types::ServerName};
 use std::{
     fmt,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     sync::{Arc, Mutex},
 };
 use ureq::{
     Error,
+    http::Uri,
     unversioned::transport::{
         Buffers, ConnectionDetails, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
         time::{Duration, Instant},
@@ -24,17 +26,36 @@ use ureq::{
 
 /// Wraps connections to `https` addresses in TLS and verifies who answers.
 #[derive(Debug)]
-pub(super) struct Connector(Arc<ClientConfig>);
+pub(super) struct Connector {
+    target: Address,
+    config: Arc<ClientConfig>,
+}
 
 impl Connector {
-    /// A connector with these certificates, which keeps what it was that the server was shown.
-    pub(super) fn new(trust: &Trust, shown: Arc<Mutex<Shown>>) -> Result<Self, rustls::Error> {
-        let provider = Arc::new(ring::default_provider());
-        let verifier = Verifier::new(trust.trusted(), &provider)?;
-        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(ALL_VERSIONS)?;
-        let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
-        Ok(Self(Arc::new(config.with_client_cert_resolver(Arc::new(Wallet::new(trust.clients(), shown))))))
+    /// A connector with these certificates for `target`, which keeps what it was that the server was shown.
+    pub(super) fn new(target: &Address, trust: &Trust, shown: Arc<Mutex<Shown>>) -> Result<Self, rustls::Error> {
+        Ok(Self { target: target.clone(), config: config(trust, shown)? })
     }
+
+    /// Begins TLS with the host of `uri`: the target, or the proxy that leads to it. The target's certificates are not
+    /// the proxy's.
+    fn begin(&self, uri: &Uri) -> Result<ClientConnection, Error> {
+        let config =
+            if uri == self.target.uri() { self.config.clone() } else { config(&Trust::default(), Arc::default())? };
+        let host = uri.host().ok_or(Error::HostNotFound)?;
+        // An IPv6 address is in brackets in an address, and in none here.
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| rustls::Error::UnsupportedNameType)?;
+        Ok(ClientConnection::new(config, name)?)
+    }
+}
+
+fn config(trust: &Trust, shown: Arc<Mutex<Shown>>) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Verifier::new(trust.trusted(), &provider)?;
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(ALL_VERSIONS)?;
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(Arc::new(config.with_client_cert_resolver(Arc::new(Wallet::new(trust.clients(), shown)))))
 }
 
 impl<In: Transport> ureq::unversioned::transport::Connector<In> for Connector {
@@ -45,20 +66,24 @@ impl<In: Transport> ureq::unversioned::transport::Connector<In> for Connector {
         if !details.needs_tls() || transport.is_tls() {
             return Ok(Some(Either::A(transport)));
         }
-        let host = details.uri.host().ok_or(Error::HostNotFound)?;
-        // An IPv6 address is in brackets in an address, and in none here.
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| rustls::Error::UnsupportedNameType)?;
-        let mut connection = ClientConnection::new(self.0.clone(), name)?;
+        let mut connection = self.begin(details.uri)?;
         let mut socket = TransportAdapter::new(transport.boxed(), details.current_time.clone());
         socket.set_timeout(remaining(details));
-        connection.complete_io(&mut socket)?;
+        if let Err(error) = connection.complete_io(&mut socket) {
+            return Err(if details.uri == self.target.uri() { error.into() } else { of_proxy(error) });
+        }
         let config = details.config;
         Ok(Some(Either::B(Encrypted {
             buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
             stream: StreamOwned::new(connection, socket),
         })))
     }
+}
+
+/// The failure of a handshake with a proxy, which is not to be taken for one with the target.
+fn of_proxy(error: io::Error) -> Error {
+    let error = of_tls(error);
+    Error::ConnectProxyFailed(error.map_or_else(|error| error.to_string(), |error| TlsError::from(&error).to_string()))
 }
 
 /// The time to connect that is left after the connection below TLS was made.

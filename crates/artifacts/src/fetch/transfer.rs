@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 use ureq::{
-    Agent, Proxy,
+    Agent,
     config::Config,
     http::{Response, StatusCode, header},
     unversioned::{
@@ -198,7 +198,7 @@ impl Sender {
         for _ in 0..=MAX_REDIRECTS {
             // A certificate configured for a host is trusted for that host, and for no other it redirects to.
             let trust = request.trust.as_ref().filter(|_| address.same_name(first));
-            let attempt = Attempt::new(&address, trust, self.client.stall);
+            let attempt = Attempt::new(&address, trust, &self.client)?;
             let agent = self.agent(&attempt)?;
             if !self.stop.watch(&agent) {
                 return Ok(None);
@@ -246,8 +246,7 @@ impl Sender {
             .timeout_send_request(Some(client.stall))
             .timeout_recv_response(Some(client.stall))
             .timeout_per_read(Some(client.stall));
-        // A proxy's loopback address is another host's.
-        let proxy = if address.is_loopback() { None } else { Proxy::try_from_env() };
+        let proxy = attempt.proxy.map(|proxy| proxy.inner.clone());
         let config = config.https_only(address.is_https()).proxy(proxy).build();
         let connector = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
         if !address.is_https() {

@@ -17,6 +17,7 @@ mod layers;
 mod loopback;
 mod mend;
 mod placed;
+mod proxies;
 mod pulls;
 mod real;
 mod registry;
