@@ -303,6 +303,45 @@ mod tests {
         assert!(one(EntryType::Symlink, "a", "").is_err());
     }
 
+    /// What the reader refuses for layers it refuses here too.
+    #[test]
+    fn what_no_archive_may_say_is_refused() {
+        let archive = |write: &dyn Fn(&mut Builder<Vec<u8>>)| {
+            let mut tar = Builder::new(Vec::new());
+            write(&mut tar);
+            tar.into_inner().unwrap()
+        };
+        let file = |tar: &mut Builder<Vec<u8>>| add(tar, EntryType::Regular, "a", "", b"x");
+        let global = |tar: &mut Builder<Vec<u8>>| add(tar, EntryType::XGlobalHeader, "g", "", b"9 path=b\n");
+        let whole = archive(&file);
+        let no_mode = archive(&|tar| {
+            let mut header = Header::new_gnu();
+            header.set_path("a").unwrap();
+            header.set_size(0);
+            header.as_old_mut().mode = *b"rw-r--r-";
+            header.set_cksum();
+            tar.append(&header, &b""[..]).unwrap();
+        });
+        for (bytes, says) in [
+            (whole[..1024].to_vec(), "it ends without an end marker"),
+            ([&whole[..1536], &whole].concat(), "behind one block of zeros"),
+            (archive(&|tar| add(tar, EntryType::GNULongName, "l", "", b"x")), "ends after an extension header"),
+            (archive(&|tar| [global, file].iter().for_each(|add| add(tar))), "a global PAX header changes entries"),
+            (archive(&|tar| add(tar, EntryType::GNUSparse, "s", "", b"")), "member \"s\" is a sparse file in GNU form"),
+            (archive(&|tar| add(tar, EntryType::new(b'V'), "v", "", b"")), "member \"v\" is a file of an unknown type"),
+            (no_mode, "a mode is not a number"),
+        ] {
+            let error = list(&bytes, LIMITS).unwrap_err().to_string();
+            assert!(error.contains(says), "{says}: {error}");
+        }
+        // A size beyond what octal digits hold is in an extension header.
+        let sized = archive(&|tar| {
+            add(tar, EntryType::XHeader, "pax", "", b"9 size=3\n");
+            file(tar);
+        });
+        assert!(list(&sized, LIMITS).is_ok_and(|seen| seen == ["f a 3"]), "{:?}", list(&sized, LIMITS));
+    }
+
     #[test]
     fn floods_are_cut() {
         let mut tar = Builder::new(Vec::new());
