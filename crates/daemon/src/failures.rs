@@ -300,9 +300,14 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
             _ => (Code::Invalid, Vec::new()),
         },
         (OciError::Unreadable { source, .. }, _) => (of_local_file(source), Vec::new()),
-        (OciError::Rootfs(_) | OciError::Publish(_) | OciError::Cancelled(_) | OciError::Io { .. }, _) => {
-            (Code::Internal, Vec::new())
-        }
+        (
+            OciError::Full(_)
+            | OciError::Rootfs(_)
+            | OciError::Publish(_)
+            | OciError::Cancelled(_)
+            | OciError::Io { .. },
+            _,
+        ) => (Code::Internal, Vec::new()),
         _ => (Code::Invalid, Vec::new()),
     }
 }

@@ -93,6 +93,9 @@ pub enum OciError {
         /// Cause.
         source: Box<LayerError>,
     },
+    /// The disk has no room for the image, even without copies of its layers in the cache.
+    #[error("the image does not fit on its disk")]
+    Full(#[source] io::Error),
     /// A file or directory with images cannot be used. The error above this one has its path.
     #[error("{0}")]
     Archive(String),
@@ -319,6 +322,14 @@ fn after(wait: Option<Duration>) -> String {
 }
 
 impl OciError {
+    /// Error of a layer that could not be stored. A full disk says nothing about the layer.
+    pub(super) fn layer(name: LayerName, source: LayerError) -> Self {
+        match source {
+            LayerError::Rootfs(RootfsError::Io { source, .. }) if is_full(&source) => Self::Full(source),
+            source => Self::Layer { name, source: Box::new(source) },
+        }
+    }
+
     pub(super) fn unreadable(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Unreadable { what: what.into(), source }
     }
@@ -370,6 +381,7 @@ impl OciError {
     /// Whether the disk (or the user's quota) was full: freeing space and trying again helps.
     pub fn is_out_of_space(&self) -> bool {
         match self {
+            Self::Full(_) => true,
             Self::Rootfs(error) => error.is_out_of_space(),
             Self::Io { source, .. } | Self::Publish(PublishError::Io { source, .. }) => is_full(source),
             Self::Layer { source, .. } => match &**source {

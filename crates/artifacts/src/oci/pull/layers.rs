@@ -121,7 +121,7 @@ impl OpenedImage<'_> {
                         });
                         if let Err((number, source)) = stacked {
                             let name = pending[number].name.clone();
-                            break Err(OciError::Layer { name, source: Box::new(source) });
+                            break Err(OciError::layer(name, source));
                         }
                     }
                     Err(RecvTimeoutError::Timeout) => {}

@@ -46,6 +46,11 @@ fn the_image_has_the_room_before_the_cache() {
             }
             Err(error) => {
                 assert!(!fits && error.is_out_of_space(), "{size}: {}", chain(&error));
+                assert!(
+                    chain(&error).contains("the image does not fit on its disk: No space left"),
+                    "{}",
+                    chain(&error)
+                );
                 host.nothing_left();
                 assert_eq!(cached(), 0, "what takes the room of an image is of no use");
             }
