@@ -9,6 +9,9 @@ use ureq::http::{Uri, uri::Scheme};
 /// Longest address in bytes: addresses with a signature or a policy have thousands of bytes.
 const MAX_LENGTH: usize = 16 << 10;
 
+/// Upper bound of the characters of a path that are shown: one with a digest is shorter.
+const MAX_SHOWN: usize = 400;
+
 /// Address that may be requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
@@ -83,12 +86,20 @@ impl Address {
 
     /// Whether both have the same scheme, host and port.
     pub(crate) fn same_host(&self, other: &Self) -> bool {
-        self.uri.scheme() == other.uri.scheme() && self.same_authority(other)
+        let port = |address: &Self| address.uri.port_u16().unwrap_or(if address.is_https() { 443 } else { 80 });
+        self.uri.scheme() == other.uri.scheme() && self.same_name(other) && port(self) == port(other)
     }
 
-    /// Whether both have the same host and port, or none, whatever the scheme.
+    /// Whether both have the same host and port, or no port, whatever the scheme.
     pub(crate) fn same_authority(&self, other: &Self) -> bool {
-        self.host().eq_ignore_ascii_case(other.host())
+        self.same_host(other) || self.host().eq_ignore_ascii_case(other.host())
+    }
+
+    /// Returns it for messages: not the query, which is long or has a signature in it that gives access.
+    pub(super) fn shown(&self) -> impl fmt::Display + use<> {
+        let path: String = self.uri.path().chars().take(MAX_SHOWN).collect();
+        let query = if self.uri.query().is_some() { "?\u{2026}" } else { "" };
+        format!("{}://{}{path}{query}", self.uri.scheme_str().unwrap_or_default(), self.host())
     }
 
     /// Returns the same address with `https://`.
@@ -128,7 +139,8 @@ impl Address {
             location.to_owned()
         } else {
             let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-            format!("{scheme}://{}{directory}/{location}", self.host())
+            let (below, query) = location.find('?').map_or((location, ""), |at| location.split_at(at));
+            format!("{scheme}://{}{}{query}", self.host(), without_dots(&format!("{directory}/{below}")))
         };
         let target: Self = target.parse()?;
         if self.is_https() && !target.is_https() {
@@ -136,6 +148,26 @@ impl Address {
         }
         Ok(target)
     }
+}
+
+/// Resolves `.` and `..` in a path, after RFC 3986, section 5.2.4.
+fn without_dots(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    let mut all = path.split('/').skip(1).peekable();
+    while let Some(part) = all.next() {
+        match part {
+            "." | ".." => {
+                if part == ".." {
+                    parts.pop();
+                }
+                if all.peek().is_none() {
+                    parts.push("");
+                }
+            }
+            other => parts.push(other),
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 impl fmt::Display for Address {
@@ -204,6 +236,12 @@ mod tests {
             ("x", "https://example.org/a/x"),
             ("x?a:b", "https://example.org/a/x?a:b"),
             ("?y", "https://example.org/a/b?y"),
+            ("../x?../y", "https://example.org/x?../y"),
+            ("./x", "https://example.org/a/x"),
+            ("../../../x/./y/..", "https://example.org/x/"),
+            ("..", "https://example.org/"),
+            (".", "https://example.org/a/"),
+            ("..x/...", "https://example.org/a/..x/..."),
         ] {
             assert_eq!(from.redirected(location).map(|to| to.to_string()), Ok(to.to_owned()), "{location}");
         }
@@ -218,6 +256,15 @@ mod tests {
     }
 
     #[test]
+    fn what_gives_access_is_not_shown() {
+        let signed = address(&format!("https://store.example.org/blobs/{}?X-Signature=secret", "x".repeat(1000)));
+        let shown = signed.shown().to_string();
+        assert!(shown.starts_with("https://store.example.org/blobs/xxx") && shown.ends_with("x?\u{2026}"), "{shown}");
+        assert!(shown.len() < 500 && !shown.contains("secret"), "{shown}");
+        assert_eq!(address("https://a.org").shown().to_string(), "https://a.org/");
+    }
+
+    #[test]
     fn who_is_the_same() {
         let asked = address("https://reg.example.org:5000/v2/");
         for (other, host, name) in [
@@ -229,6 +276,10 @@ mod tests {
             let other = address(other);
             assert_eq!((asked.same_host(&other), asked.same_name(&other)), (host, name), "{other}");
         }
+        assert!(address("https://a.org/").same_host(&address("https://A.org:443/")));
+        assert!(address("http://127.0.0.1:80/").same_host(&address("http://127.0.0.1/")));
+        assert!(!address("https://127.0.0.1:80/").same_authority(&address("https://127.0.0.1/")));
+        assert!(address("https://localhost/").same_authority(&address("http://localhost/")));
         let plain = address("http://127.0.0.1:1/x?y");
         assert!(!address("https://127.0.0.1:1/").same_host(&plain));
         assert!(address("https://127.0.0.1:1/").same_authority(&plain));

@@ -80,7 +80,7 @@ pub enum FetchError {
         source: Box<dyn Error + Send + Sync>,
     },
     /// A redirect leads to an address that is refused.
-    #[error("{address} leads to {location:?}, which is refused")]
+    #[error("{} leads to {location:?}, which is refused", address.shown())]
     Redirect {
         /// Address that redirects.
         address: Address,
@@ -90,7 +90,7 @@ pub enum FetchError {
         source: AddressError,
     },
     /// There were too many redirects.
-    #[error("{address} leads from one address to the next, more than {max} times")]
+    #[error("{} leads from one address to the next, more than {max} times", address.shown())]
     Redirects {
         /// First address.
         address: Address,
@@ -98,7 +98,7 @@ pub enum FetchError {
         max: usize,
     },
     /// The server answered with another status than success.
-    #[error("{} answers {}{}", .0.address, .0.status, quoted(&.0.excerpt))]
+    #[error("{} answers {}{}", .0.address.shown(), .0.status, quoted(&.0.excerpt))]
     Status(Box<Refused>),
     /// The server announces another length.
     #[error("the server announces {announced} bytes, and not {expected}")]

@@ -194,8 +194,10 @@ impl Sender {
     /// Returns the response after all redirects, and the address that sent it.
     fn follow(&self, request: &Request) -> Result<Option<(Address, Response<ureq::Body>)>, FetchError> {
         let first = &request.address;
-        let mut address = first.clone();
+        let (mut address, mut left) = (first.clone(), false);
         for _ in 0..=MAX_REDIRECTS {
+            // Nobody it was led away to decides what the first host is asked with credentials.
+            left |= !address.same_host(first);
             // A certificate configured for a host is trusted for that host, and for no other it redirects to.
             let trust = request.trust.as_ref().filter(|_| address.same_name(first));
             let attempt = Attempt::new(&address, trust, &self.client)?;
@@ -203,7 +205,7 @@ impl Sender {
             if !self.stop.watch(&agent) {
                 return Ok(None);
             }
-            let response = send(&agent, request, &address).map_err(|error| attempt.failure(error))?;
+            let response = send(&agent, request, &address, left).map_err(|error| attempt.failure(error))?;
             let status = response.status();
             if status == StatusCode::OK || (status == StatusCode::PARTIAL_CONTENT && starts_at(&response, request.from))
             {
@@ -276,14 +278,14 @@ impl Sender {
     }
 }
 
-/// Sends a request to its address or to one it redirects to.
-fn send(agent: &Agent, request: &Request, address: &Address) -> Result<Response<ureq::Body>, ureq::Error> {
+/// Sends a request to its address, or to one it is redirected to after it may have `left` the host.
+fn send(agent: &Agent, request: &Request, address: &Address, left: bool) -> Result<Response<ureq::Body>, ureq::Error> {
     let headers = |mut builder: ureq::http::request::Builder| {
         if let Some(accept) = &request.accept {
             builder = builder.header(header::ACCEPT, accept);
         }
         // Credentials are for the requested host, not for the storage server it redirects to.
-        if let Some(secret) = request.authorization.as_ref().filter(|_| address.same_host(&request.address)) {
+        if let Some(secret) = request.authorization.as_ref().filter(|_| !left) {
             builder = builder.header(header::AUTHORIZATION, secret.reveal());
         }
         if request.from > 0 {

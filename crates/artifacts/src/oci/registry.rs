@@ -194,9 +194,8 @@ impl<'a> Repository<'a> {
             },
             Challenge::Bearer(bearer) => {
                 let scope = format!("repository:{}:pull", self.reference.repository());
-                let service = bearer.service(asked)?;
-                let trust = self.trust_in(&service, asked);
-                let token = bearer.token(self.client, &service, trust, credential, &scope, job.cancel);
+                let (service, trust) = self.trust_in(bearer.service(asked)?, asked);
+                let token = bearer.token(self.client, &service, Some(trust), credential, &scope, job.cancel);
                 let token = token.map_err(|error| match error {
                     refused if refused.is_no_token_for_them(identity) => self.refused(what, is_known, refused),
                     other => other,
@@ -212,13 +211,15 @@ impl<'a> Repository<'a> {
         second.map_err(|error| self.explain(error, asked, what, is_known))
     }
 
-    /// Returns the certificates to trust for the token service. The registry's own are used only if it has the same
-    /// name.
-    fn trust_in(&self, service: &Address, asked: &Address) -> Option<Trust> {
-        if service.same_name(asked) {
-            return Some(self.trust.clone());
+    /// Returns the token service as it is to be asked, and the certificates for it: its own, if it has some, which are
+    /// for TLS; else the registry's, if both have the same name.
+    fn trust_in(&self, service: Address, asked: &Address) -> (Address, Trust) {
+        let own = Certificates::of(&self.certificates, service.host());
+        if own.want_tls() {
+            return (service.by_tls(), own.read());
         }
-        service.is_https().then(|| Certificates::of(&self.certificates, service.host()).read())
+        let trust = if service.same_name(asked) { self.trust.clone() } else { own.read() };
+        (service, trust)
     }
 
     /// Converts an error of a request to one of the registry.

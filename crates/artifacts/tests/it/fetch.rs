@@ -215,6 +215,29 @@ fn a_server_that_falls_silent_is_left() {
 }
 
 #[test]
+fn a_server_that_never_gets_to_its_answer_is_left() {
+    for piece in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"] {
+        let early = Server::start(move |mut request| {
+            loop {
+                request.stream.write_all(piece.as_bytes())?;
+            }
+        });
+        let error = fetch_with(&impatient(), &early, BodyLength::UpTo(10)).unwrap_err();
+        let ended = matches!(error, FetchError::Stalled { .. } | FetchError::Protocol { .. } | FetchError::Status(_));
+        assert!(ended, "{piece}: {error:?}");
+    }
+    // What frames a body is none of it.
+    let framing = Server::start(|mut request| {
+        request.stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;")?;
+        loop {
+            request.stream.write_all(&[b'x'; 4096])?;
+        }
+    });
+    let error = fetch_with(&impatient(), &framing, BodyLength::UpTo(10)).unwrap_err();
+    assert!(matches!(error, FetchError::Stalled { .. } | FetchError::Broken { .. }), "{error:?}");
+}
+
+#[test]
 fn a_server_that_drips_is_left() {
     // Always something, never enough: slower and faster than anybody looks, and much at once but seldom.
     for (bytes, pause) in [(1, 40), (1, 2), (2000, 50)] {

@@ -27,6 +27,10 @@ impl Certificates {
     /// Finds the files for `registry` in directories with one directory per registry.
     pub(super) fn of(directories: &[PathBuf], registry: &str) -> Self {
         let mut found = Self::default();
+        // A token service has whatever name a registry gives it.
+        if matches!(registry, "" | "." | "..") || registry.contains('/') {
+            return found;
+        }
         for directory in directories {
             found.add(&directory.join(registry));
         }
@@ -110,6 +114,10 @@ mod tests {
         fs::write(dir.path().join("127.0.0.1:5000/ca.key"), "").unwrap();
         let found = Certificates::of(&[dir.path().to_owned()], "127.0.0.1:5000");
         assert!(!found.want_tls() && found.passed_over.len() == 1);
-        assert_eq!(Certificates::of(&[dir.path().to_owned()], "127.0.0.1:5001"), Certificates::default());
+        fs::write(dir.path().join("other.crt"), "").unwrap();
+        for none in ["127.0.0.1:5001", ".", "..", "", "127.0.0.1:5000/..", "/"] {
+            let found = Certificates::of(&[dir.path().join("127.0.0.1:5000"), dir.path().to_owned()], none);
+            assert_eq!(found, Certificates::default(), "{none:?}");
+        }
     }
 }

@@ -348,6 +348,35 @@ fn the_password_does_not_follow_a_redirect_to_another_host() {
 }
 
 #[test]
+fn who_led_elsewhere_and_back_is_not_told_the_password_again() {
+    let content = Content::default();
+    content.plain("v1", &[Layer::new().file("a", "a").done()]);
+    let home = Arc::new(std::sync::OnceLock::<String>::new());
+    let back = home.clone();
+    let elsewhere = Server::start(move |mut request| {
+        request.stream.write_all(&crate::web::redirect(&format!("{}{}", back.get().unwrap(), "/deleted")))
+    });
+    let away = elsewhere.url("/x");
+    let server = Server::start_with_heads(move |mut request, head| {
+        if header(&head, "authorization").is_none() {
+            let challenge = b"HTTP/1.1 401 X\r\nWWW-Authenticate: Basic realm=x\r\nContent-Length: 0\r\n\r\n";
+            return request.stream.write_all(challenge);
+        }
+        if content.is_layer(&request.path) {
+            return request.stream.write_all(&crate::web::redirect(&away));
+        }
+        content.answer(request)
+    });
+    home.set(server.url("")).unwrap();
+    let host = Host::new();
+    login(&host, &server, &json!({"auth": STANDARD.encode("me:pw")}));
+    host.refusal(&reference(&server, "v1"));
+    let heads = server.heads();
+    let led: Vec<_> = heads.iter().filter(|head| head.starts_with("GET /deleted")).collect();
+    assert!(!led.is_empty() && led.iter().all(|head| header(head, "authorization").is_none()), "{led:?}");
+}
+
+#[test]
 fn what_is_posted_to_a_token_service_is_posted_to_nobody_else() {
     let elsewhere = Server::serving(br#"{"token":"TOKEN"}"#);
     for status in [301, 302, 303, 307, 308] {

@@ -131,6 +131,28 @@ fn a_registry_that_does_not_know_of_its_tls_is_asked_for_tokens_by_tls() {
 }
 
 #[test]
+fn a_token_service_that_has_certificates_is_asked_by_tls_whatever_the_registry_calls_it() {
+    if !require("openssl") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let own = Private::make(dir.path());
+    let service = Server::serving(br#"{"token":"TOKEN"}"#);
+    let tls = Tls::before(service.port(), &own.certificate, &own.key);
+    let realm = format!("http://127.0.0.1:{}/token", tls.port());
+    let registry = registry("Bearer TOKEN", move || format!("Bearer realm=\"{realm}\""));
+    let host = Host::new();
+    let login = json!({"auths": {format!("127.0.0.1:{}", registry.port()): {"auth": Private::AUTH}}});
+    std::fs::write(host.dir.path().join("auth.json"), login.to_string()).unwrap();
+    let certificates = host.dir.path().join(format!("certs.d/127.0.0.1:{}", tls.port()));
+    std::fs::create_dir_all(&certificates).unwrap();
+    std::fs::copy(&own.certificate, certificates.join("ca.crt")).unwrap();
+    host.image(&super::registry::reference(&registry, "v1"));
+    assert_eq!(tls.plain(), Vec::<String>::new());
+    assert!(service.heads()[0].contains(Private::AUTH));
+}
+
+#[test]
 fn tls_that_is_found_out_in_the_middle_of_a_pull_is_kept_to() {
     if !require("openssl") {
         return;
