@@ -18,12 +18,12 @@ programs=(banger bangerd bangerd-root banger-shim)
 case $profile in
   release)
     built=$target/release
-    cargo build --release -p banger-cli -p banger-daemon -p banger-root-helper >&2
+    cargo build --release -p banger-cli -p banger-daemon -p banger-machine -p banger-root-helper >&2
     ;;
   dev)
     built=$target/debug
     programs+=(fake-qemu fake-firecracker hostile-agent probe-confinement)
-    cargo build -p banger-cli -p banger-daemon -p banger-root-helper -p banger-testkit --bins >&2
+    cargo build -p banger-cli -p banger-daemon -p banger-machine -p banger-root-helper -p banger-testkit --bins >&2
     ;;
   *)
     printf 'usage: %s [release|dev]\n' "$0" >&2

@@ -12,7 +12,7 @@
 //! directory of files, and anything that fills a cache, because half of a cache entry does not count. There is no point
 //! inside any of the following, each of which is one step:
 //!
-//! * the start of a process: its fork and its log, before it has reported its identity (`daemon/src/shim/detach.rs`);
+//! * the start of a process: its fork and its log, before it has reported its identity (`machine/src/shim/detach.rs`);
 //! * the launch of a VMM, until its driver returns a machine: for Firecracker its sockets, its process and its
 //!   configuration. The VMM dies with the shim that starts it, and anything left is in the one directory that is
 //!   removed whatever it contains;

@@ -28,8 +28,8 @@ use crate::{
     network::{GuestNames, NetworkInterface},
     operation::Operation,
     store::{VmRow, VmSpec},
-    vmm::plan::{Disk, KernelFile},
 };
+use banger_machine::vmm::plan::{Disk, KernelFile};
 use banger_proto::{
     agent::{
         boot::{ImageDefaults, Mount},

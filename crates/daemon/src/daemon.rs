@@ -15,11 +15,10 @@ mod socket;
 use crate::{
     api::{self, Context},
     config::{Config, ConfigError, File, Host},
-    failpoint,
-    socket_path::WatchedSocket,
     store::{Store, StoreError},
     wire::{Programs, wire_services},
 };
+use banger_machine::{failpoint, socket_path::WatchedSocket};
 use banger_proto::{failure::Failure, layout::Layout};
 use std::{io, path::PathBuf, sync::Arc, time::Instant};
 use tokio_util::sync::CancellationToken;

@@ -3,7 +3,7 @@
 //! This is the only file that knows all errors. Modules report what happened; what it means for the user is decided
 //! here, so that one kind of error has one code and one hint wherever it comes from.
 
-use crate::{config::ConfigError, daemon::StartError, shim::client::ShimError, store::StoreError, vmm::select::NoVmm};
+use crate::{config::ConfigError, daemon::StartError, store::StoreError};
 use banger_artifacts::{
     disk::DiskError,
     fetch::{FetchError, TlsError},
@@ -14,6 +14,7 @@ use banger_artifacts::{
     rootfs::RootfsError,
 };
 use banger_link::vsock::ConnectError;
+use banger_machine::{shim::client::ShimError, vmm::select::NoVmm};
 use banger_proto::failure::{Code, Failure};
 use std::{error::Error, io, path::Path};
 
@@ -106,41 +107,41 @@ impl From<StartError> for Failure {
     }
 }
 
-impl From<NoVmm> for Failure {
-    fn from(error: NoVmm) -> Self {
-        match &error {
-            NoVmm::Missing { package: Some(package), .. } => {
-                from_error(Code::Unavailable, &error).hint(format!("sudo apt install {package}"))
-            }
-            NoVmm::Missing { package: None, .. } => from_error(Code::Unavailable, &error)
-                .hint("a VM made with --vmm auto takes what works here, one with --vmm qemu needs no KVM")
-                .hint(format!("`{}` in config.toml says where the program is", error.key())),
-            NoVmm::Unfit { .. } | NoVmm::TooOld { .. } => from_error(Code::Unsupported, &error)
-                .hint(format!("`{}` in config.toml names another program", error.key())),
-            NoVmm::Broken { .. } => from_error(Code::Unavailable, &error)
-                .hint(format!("`{}` in config.toml names another program", error.key())),
-        }
-    }
-}
-
-impl From<ShimError> for Failure {
-    fn from(error: ShimError) -> Self {
-        let message = "the machine cannot be started";
-        match &error {
-            ShimError::NotStarted(_) | ShimError::Program { .. } => because(Code::Unavailable, message, &error),
-            ShimError::Slow(_) => because(Code::Timeout, message, &error),
-            ShimError::AlreadyRunning(_) | ShimError::Lingering(_) => because(Code::Conflict, message, &error),
-            ShimError::Ended(_) => from_error(Code::Guest, &error),
-            ShimError::Port { .. } => from_error(Code::Conflict, &error).hint("-p 0:GUEST takes a port that is free"),
-            ShimError::Io(_) => from_error(Code::Internal, &error),
-        }
-    }
-}
-
 /// Conversion of other crates' errors, which cannot implement `Into<Failure>` here.
 pub(crate) trait Explain {
     /// Converts the error to a failure for the user.
     fn explain(self) -> Failure;
+}
+
+impl Explain for NoVmm {
+    fn explain(self) -> Failure {
+        match &self {
+            NoVmm::Missing { package: Some(package), .. } => {
+                from_error(Code::Unavailable, &self).hint(format!("sudo apt install {package}"))
+            }
+            NoVmm::Missing { package: None, .. } => from_error(Code::Unavailable, &self)
+                .hint("a VM made with --vmm auto takes what works here, one with --vmm qemu needs no KVM")
+                .hint(format!("`{}` in config.toml says where the program is", self.key())),
+            NoVmm::Unfit { .. } | NoVmm::TooOld { .. } => from_error(Code::Unsupported, &self)
+                .hint(format!("`{}` in config.toml names another program", self.key())),
+            NoVmm::Broken { .. } => from_error(Code::Unavailable, &self)
+                .hint(format!("`{}` in config.toml names another program", self.key())),
+        }
+    }
+}
+
+impl Explain for ShimError {
+    fn explain(self) -> Failure {
+        let message = "the machine cannot be started";
+        match &self {
+            ShimError::NotStarted(_) | ShimError::Program { .. } => because(Code::Unavailable, message, &self),
+            ShimError::Slow(_) => because(Code::Timeout, message, &self),
+            ShimError::AlreadyRunning(_) | ShimError::Lingering(_) => because(Code::Conflict, message, &self),
+            ShimError::Ended(_) => from_error(Code::Guest, &self),
+            ShimError::Port { .. } => from_error(Code::Conflict, &self).hint("-p 0:GUEST takes a port that is free"),
+            ShimError::Io(_) => from_error(Code::Internal, &self),
+        }
+    }
 }
 
 impl Explain for KernelError {
@@ -390,7 +391,7 @@ mod tests {
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         let failure = io("write", "/x".as_ref(), &full());
         assert_eq!((failure.code, failure.hints.len()), (Code::Unavailable, 2));
-        let failure = Failure::from(ShimError::Io(full()));
+        let failure = ShimError::Io(full()).explain();
         assert_eq!(failure.code, Code::Unavailable);
         let sqlite = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
         assert_eq!(Failure::from(StoreError::Database(sqlite)).code, Code::Unavailable);
@@ -450,7 +451,7 @@ mod tests {
     #[test]
     fn a_missing_vmm_comes_with_the_command_that_mends_it() {
         let (vmm, package) = (banger_proto::api::vm::Vmm::Qemu, Some("qemu-system-x86"));
-        let failure = Failure::from(NoVmm::Missing { vmm, name: "qemu-system-x86_64".into(), package });
+        let failure = NoVmm::Missing { vmm, name: "qemu-system-x86_64".into(), package }.explain();
         assert_eq!(failure.hints, ["sudo apt install qemu-system-x86"]);
         assert_eq!(failure.message, "qemu-system-x86_64 is not installed");
     }

@@ -17,12 +17,8 @@ pub(crate) use dns::read_as_any;
 pub(crate) use guests::Guest;
 pub(crate) use policy::Egress;
 
-use crate::{
-    record,
-    shim::control::PLAN_FILE,
-    store::{AddressSlot, Store, VmRow},
-    vmm::plan,
-};
+use crate::store::{AddressSlot, Store, VmRow};
+use banger_machine::{record, shim::control::PLAN_FILE, vmm::plan};
 use banger_proto::{
     agent::boot,
     failure::{Code, Failure},
@@ -318,7 +314,7 @@ impl Shared {
         Ok(Guest { vm: vm.id.clone(), name: vm.name.clone(), slot, address, egress })
     }
 
-    fn network_interface(&self, guest: &Guest, holder: crate::process::ProcessIdentity) -> NetworkInterface {
+    fn network_interface(&self, guest: &Guest, holder: banger_machine::process::ProcessIdentity) -> NetworkInterface {
         // The helper derives the same values.
         let (tap, mac) = (addressing::tap(&guest.vm), addressing::mac(guest.address));
         let gateway = self.gateway(guest.slot.network).expect("a network with an address has its first");

@@ -1,13 +1,9 @@
-//! Random bytes from the host's kernel, for ids, machine ids and the seed of a guest's random pool.
+//! Random names and ids.
 
+use banger_machine::random::bytes;
 use banger_proto::name::{OperationId, VmId};
-use data_encoding::HEXLOWER;
-use std::{fs::File, io::Read};
 
-/// Returns `n` random bytes in lower-case hexadecimal.
-pub(crate) fn hex(n: usize) -> String {
-    HEXLOWER.encode(&bytes(n))
-}
+pub(crate) use banger_machine::random::hex;
 
 /// Returns a number below `end`. `end` is far below 2^32, so the bias of the remainder does not matter.
 pub(crate) fn below(end: usize) -> usize {
@@ -22,12 +18,4 @@ pub(crate) fn vm_id() -> VmId {
 /// Generates an operation id.
 pub(crate) fn operation_id() -> OperationId {
     hex(4).parse().expect("8 hexadecimal digits")
-}
-
-fn bytes(n: usize) -> Vec<u8> {
-    let mut bytes = vec![0; n];
-    File::open("/dev/urandom")
-        .and_then(|mut device| device.read_exact(&mut bytes))
-        .expect("every Linux has /dev/urandom");
-    bytes
 }

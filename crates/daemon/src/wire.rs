@@ -10,14 +10,13 @@ use crate::{
     failures::Explain,
     images::ImageService,
     network::HostNetwork,
-    shim::client::Shims,
     ssh::SshKeys,
     store::Store,
     vm::{Parts, VmService},
-    vmm::host::Probe,
     workspace::WorkspaceService,
 };
 use banger_artifacts::disk::WorkDisks;
+use banger_machine::{shim::client::Shims, vmm::host::Probe};
 use banger_proto::{failure::Failure, layout::Layout};
 use rustix::fs::{Access, access};
 use std::{

@@ -4,7 +4,7 @@
 //! It never runs git and never sees a repository: the client that imports one (the CLI, as its user) reports what it
 //! did.
 
-use crate::clock;
+use banger_machine::clock;
 use banger_proto::{
     api::workspace::{RecordWorkspace, Workspace},
     failure::{Code, Failure},

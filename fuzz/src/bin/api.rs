@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use banger_daemon::fuzzing;
+use banger_machine::fuzzing;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| fuzzing::api(data));

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use std::process::Command;
 
 /// A crate, and the workspace's crates it may depend on outside its tests.
-const MAY_KNOW: [(&str, &[&str]); 10] = [
+const MAY_KNOW: [(&str, &[&str]); 11] = [
     ("banger-proto", &[]),
     ("banger-link", &["banger-proto"]),
     ("banger-netlink", &[]),
@@ -14,7 +14,9 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("banger-root-helper", &["banger-proto", "banger-netlink"]),
     ("banger-vsock-agent", &["banger-proto", "banger-link", "banger-netlink"]),
     ("banger-cli", &["banger-proto", "banger-link"]),
-    ("banger-daemon", &["banger-proto", "banger-link", "banger-netlink", "banger-artifacts"]),
+    // A shim outlives the daemon and must not carry its database and its API along.
+    ("banger-machine", &["banger-proto", "banger-link", "banger-netlink", "banger-artifacts"]),
+    ("banger-daemon", &["banger-proto", "banger-link", "banger-netlink", "banger-artifacts", "banger-machine"]),
     // For development only: no product crate may depend on it. The fake VMM implements the shim's side of its
     // contracts.
     ("banger-testkit", &["banger-proto", "banger-link"]),

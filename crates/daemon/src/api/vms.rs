@@ -6,16 +6,14 @@ use super::{
     answer::{Body, Named, Refusal, query, uncancelled},
     events::stream_of,
 };
-use crate::{
-    process::ProcessIdentity,
-    vm::{Op, StopCause},
-};
+use crate::vm::{Op, StopCause};
 use axum::{
     Extension, Json,
     extract::{Query, State, rejection::QueryRejection},
     http::header::CONTENT_TYPE,
     response::{IntoResponse as _, Response},
 };
+use banger_machine::process::ProcessIdentity;
 use banger_proto::{
     agent::http::MAX_GRACE,
     api::{

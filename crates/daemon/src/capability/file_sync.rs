@@ -76,7 +76,7 @@ impl FileSyncCapability {
             header.set_mode(file.mode);
             header.set_uid(0);
             header.set_gid(0);
-            header.set_mtime(crate::clock::now());
+            header.set_mtime(banger_machine::clock::now());
             header.set_size(content.len() as u64);
             archive.append_data(&mut header, file.guest.trim_start_matches('/'), content.as_slice())?;
         }

@@ -5,8 +5,8 @@ use crate::{
     images::ImageService,
     operation::Operation,
     store::{VmRow, VmSpec},
-    vmm::plan::{Disk, KernelFile},
 };
+use banger_machine::vmm::plan::{Disk, KernelFile};
 use banger_proto::agent::{boot::Mount, driver::VSOCK_DRIVER};
 use std::sync::Arc;
 

@@ -2,11 +2,11 @@
 
 use super::{Capability, Depth, Hook, Launch};
 use crate::{
-    failpoint,
     network::{Attached, Egress, HostNetwork, Uplink},
     operation::Operation,
     store::{VmRow, VmSpec},
 };
+use banger_machine::failpoint;
 use banger_proto::{
     failure::{Code, Failure},
     name::VmId,

@@ -2,10 +2,10 @@
 
 use super::{Capability, Depth, Hook, Launch};
 use crate::{
-    failpoint,
     operation::Operation,
     store::{ResourceKind, Store, StoreError, VmRow, VmSpec},
 };
+use banger_machine::failpoint;
 use banger_proto::{
     failure::{Code, Failure},
     name::VmId,

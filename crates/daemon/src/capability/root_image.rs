@@ -5,8 +5,8 @@ use crate::{
     images::ImageService,
     operation::Operation,
     store::{VmRow, VmSpec},
-    vmm::plan::Disk,
 };
+use banger_machine::vmm::plan::Disk;
 use banger_proto::agent::boot::ImageDefaults;
 use std::sync::Arc;
 

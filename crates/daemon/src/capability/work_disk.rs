@@ -4,11 +4,10 @@ use super::{Capability, Depth, Hook, Launch, VmFiles};
 use crate::{
     failures::{self, Explain},
     operation::Operation,
-    record,
     store::VmRow,
-    vmm::plan::Disk,
 };
 use banger_artifacts::disk::{self, WorkDisks};
+use banger_machine::{record, vmm::plan::Disk};
 use banger_proto::{
     failure::{Code, Failure},
     layout::Layout,

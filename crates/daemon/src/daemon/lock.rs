@@ -4,7 +4,7 @@
 //! where to connect, whatever its own environment says.
 
 use super::StartError;
-use crate::socket_path::WatchedSocket;
+use banger_machine::socket_path::WatchedSocket;
 use banger_proto::{api::host::DaemonRecord, layout::Layout};
 use rustix::{
     fs::{FlockOperation, Mode, OFlags, flock, open},

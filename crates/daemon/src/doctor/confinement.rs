@@ -1,7 +1,7 @@
 //! Check: a VMM would be fully confined on this host. Starts a program in place of a VMM that way.
 
 use super::{Check, Host, fail, pass, user_namespaces, warn};
-use crate::vmm::launch::probe::ConfinementFinding;
+use banger_machine::vmm::launch::probe::ConfinementFinding;
 use banger_proto::api::host::Finding;
 use futures_util::future::BoxFuture;
 

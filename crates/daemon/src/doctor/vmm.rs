@@ -1,12 +1,13 @@
 //! Check: which VMM a VM would run on, with which accelerator, and why.
 
 use super::{Check, Host, fail, pass, warn};
-use crate::vmm::{
+use crate::failures::Explain as _;
+use banger_machine::vmm::{
     host::{HostFacts, Probe},
     kvm_probe::KvmFinding,
     select::{self, Choice, NoVmm, OLDEST_FIRECRACKER, select},
 };
-use banger_proto::{api::host::Finding, failure::Failure};
+use banger_proto::api::host::Finding;
 use futures_util::future::BoxFuture;
 use std::path::Path;
 
@@ -62,7 +63,7 @@ fn chosen(choice: Result<Choice, NoVmm>) -> Finding {
             pass(NAME, format!("{}/{}: {} ({program})", choice.vmm, choice.accelerator, choice.reason))
         }
         Err(none) => {
-            let failure = Failure::from(none);
+            let failure = none.explain();
             let mut finding = fail(NAME, failure.message);
             finding.causes = failure.causes;
             finding.hints = failure.hints;
@@ -182,7 +183,8 @@ mod tests {
             &bench.host.layout.cache,
             &device,
             KvmFinding::Broken { reason: "so it was".into() },
-        );
+        )
+        .unwrap();
         let found = bench.run(&VmmCheck).await;
         assert!(found[0].1.contains("qemu/tcg") && found[0].1.contains("so it was"), "{found:?}");
         assert!(found[1].1.contains("KVM runs guest code"), "{found:?}");
@@ -205,7 +207,7 @@ mod tests {
             [(None, "qemu/tcg", true), (Some(broken), "qemu/tcg", true), (Some(KvmFinding::Usable), "qemu/kvm", false)]
         {
             if let Some(believed) = believed {
-                HostFacts::write_cached_kvm(&bench.host.layout.cache, &device, believed);
+                HostFacts::write_cached_kvm(&bench.host.layout.cache, &device, believed).unwrap();
             }
             let found = bench.run(&VmmCheck).await;
             assert!(found[0].1.contains(chosen), "{found:?}");

@@ -3,7 +3,6 @@
 
 use super::{ImageService, names::Claim, off_thread, pull::agree_on_kernel, seconds};
 use crate::{
-    failpoint,
     failures::Explain,
     operation::{Operation, blocking},
 };
@@ -11,6 +10,7 @@ use banger_artifacts::{
     image::{DebianRecipe, Image, ImageError},
     job::Cancel,
 };
+use banger_machine::failpoint;
 use banger_proto::{
     api::artifact::{BuildImage, BundleImage, CachePruned, ImageBundle},
     failure::{Code, Failure},

@@ -6,12 +6,12 @@
 
 use super::{ImageService, missing::lost, no_image, off_thread};
 use crate::{
-    failpoint,
     failures::Explain,
     operation::{Operation, blocking},
     store::{Origin, Pinned},
 };
 use banger_artifacts::{image::ImageError, publish::NameLock};
+use banger_machine::failpoint;
 use banger_proto::{
     failure::{Code, Failure},
     name::{ImageId, ImageName, KernelName, VmName},

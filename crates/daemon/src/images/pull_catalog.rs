@@ -12,12 +12,12 @@ use super::{
     seconds,
 };
 use crate::{
-    failpoint,
     failures::Explain,
     operation::{Operation, blocking},
     store::Origin,
 };
 use banger_artifacts::image::{CatalogEntry, Image, ImageError, Reliance, Source};
+use banger_machine::failpoint;
 use banger_proto::{
     api::artifact::PullImage,
     failure::{Code, Failure},

@@ -2,7 +2,6 @@
 
 use super::{ImageService, names::Claim, off_thread, seconds};
 use crate::{
-    failpoint,
     failures::Explain,
     operation::{Operation, blocking},
 };
@@ -10,6 +9,7 @@ use banger_artifacts::{
     image::{Image, ImageError, KernelChoice},
     kernel::{Description, KernelError, LooseFiles},
 };
+use banger_machine::failpoint;
 use banger_proto::{
     api::artifact::RegisterImage,
     failure::{Code, Failure},

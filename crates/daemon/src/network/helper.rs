@@ -1,6 +1,6 @@
 //! Client of `bangerd-root`: one child process, one request at a time.
 
-use crate::process::ProcessIdentity;
+use banger_machine::process::ProcessIdentity;
 use banger_proto::{
     framing::{self, HEADER},
     helper::{Answer, MAX_REQUEST, Request},

@@ -2,7 +2,7 @@
 //!
 //! Each is recorded by pid and start time before it may begin its work, so that none is ever unknown.
 
-use crate::{
+use banger_machine::{
     failpoint,
     process::{ProcessIdentity, ProvenProcess, host_boot_id, kill_proven},
     record,

@@ -15,7 +15,7 @@ mod uplink;
 mod watch;
 
 use super::{Guest, Shared, dns, guests::Denials, helper::Helper, holder::Record};
-use crate::{
+use banger_machine::{
     failpoint,
     process::{ProcessIdentity, ProvenProcess},
 };

@@ -1,7 +1,7 @@
 //! The `leases` table: VMs that are deleted when the process that asked for them ends (`--rm`).
 
 use super::{Store, StoreError};
-use crate::process::ProcessIdentity;
+use banger_machine::process::ProcessIdentity;
 use banger_proto::name::VmId;
 use rusqlite::params;
 

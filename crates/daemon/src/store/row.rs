@@ -1,6 +1,6 @@
 //! Rows of VMs, as the store keeps them.
 
-use crate::process::ProcessIdentity;
+use banger_machine::process::ProcessIdentity;
 use banger_proto::{
     agent::boot::Init,
     api::{

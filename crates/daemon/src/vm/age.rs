@@ -5,11 +5,8 @@
 //! boots of the host only the wall clock is left; so each row's creation time is corrected while the boot of the
 //! creation lasts, and the next boot starts from the right time. What is shown is corrected at once.
 
-use crate::{
-    clock,
-    process::host_boot_id,
-    store::{Birth, VmRow},
-};
+use crate::store::{Birth, VmRow};
+use banger_machine::{clock, process::host_boot_id};
 use std::time::Duration;
 
 /// Difference between the two clocks, in seconds, from which on the wall clock is taken to have been set.

@@ -7,11 +7,9 @@ use super::{
     guest_text::{agent_refusal, unparsable_answer},
     sockets,
 };
-use crate::{
-    failures::{self, because},
-    shim::control::{AGENT, VSOCK},
-};
+use crate::failures::{self, because};
 use banger_link::vsock::{self, ConnectError};
+use banger_machine::shim::control::{AGENT, VSOCK};
 use banger_proto::{
     agent::{
         http::{MAX_BODY, Port, Shutdown, Stats},

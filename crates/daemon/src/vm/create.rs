@@ -14,11 +14,14 @@ use super::{
 use crate::{
     capability::Depth,
     config::Config,
-    failpoint, failures,
+    failures,
     operation::Operation,
-    process::{ProcessIdentity, host_boot_id},
     random,
     store::{Lease, NetworkSpec, Run, StoreError, VmRow, VmSpec},
+};
+use banger_machine::{
+    failpoint,
+    process::{ProcessIdentity, host_boot_id},
 };
 use banger_proto::{
     api::vm::{CreateVm, Start, Vm, VmState},

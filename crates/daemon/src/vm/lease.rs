@@ -4,11 +4,10 @@
 //! so it watches the client's process, proven by pid and start time.
 
 use super::VmService;
-use crate::{
+use crate::{operation::Operation, store::Lease};
+use banger_machine::{
     failpoint,
-    operation::Operation,
     process::{ProvenProcess, host_boot_id},
-    store::Lease,
 };
 use banger_proto::{api::vm::VmState, failure::Failure};
 use std::sync::Arc;

@@ -11,15 +11,13 @@ use super::{
     service::Parts,
     set, start, stop,
 };
-use crate::{
-    capability::Depth,
+use crate::{capability::Depth, operation::Operation, store::VmRow};
+use banger_machine::{
     failpoint,
-    operation::Operation,
     shim::{
         client::{Events, Shim},
         control::{ExitCause, ExitRecord, Opened, ShimMessage},
     },
-    store::VmRow,
 };
 use banger_proto::{
     agent::event::{GuestEvent, Ready},

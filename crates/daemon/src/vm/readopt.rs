@@ -10,9 +10,9 @@ use super::{
     reconcile::gone_reason,
     sockets,
 };
-use crate::{
+use crate::failures::because;
+use banger_machine::{
     failpoint,
-    failures::because,
     shim::{client::Adopted, control::ShimMessage, end_silent},
 };
 use banger_proto::{

@@ -10,14 +10,16 @@ use super::{
 };
 use crate::{
     capability::{Depth, VmFiles},
-    failpoint,
     failures::because,
+    store::VmRow,
+};
+use banger_machine::{
+    failpoint,
     shim::{
         client::{Adopted, Shim},
         control::{ExitCause, ShimStatus},
         end_silent, revoke,
     },
-    store::VmRow,
 };
 use banger_proto::{
     api::vm::VmState,

@@ -4,11 +4,10 @@
 //! for the next attempt.
 
 use super::{service::Parts, sockets};
-use crate::{
-    capability::Depth,
-    failpoint, failures,
+use crate::{capability::Depth, failures, store::ResourceKind};
+use banger_machine::{
+    failpoint,
     shim::{self, control::VMM_DIR, revoke},
-    store::ResourceKind,
 };
 use banger_proto::{
     failure::{Code, Failure},
@@ -123,7 +122,7 @@ fn remove_unfinished(directory: &Path) -> Result<(), Failure> {
 /// Removes a VM's directory of sockets, and the VMM's directory in it.
 pub(super) async fn remove_sockets(directory: &Path) -> Result<(), Failure> {
     remove_flat(&directory.join(VMM_DIR))?;
-    failpoint::hit("release.monitor").await;
+    failpoint::hit("release.vmm").await;
     remove_flat(directory)
 }
 

@@ -12,13 +12,19 @@ use super::{
 use crate::{
     capability::Capabilities,
     config::Config,
+    failures::Explain,
     images::ImageService,
     network::HostNetwork,
     operation::Operation,
-    shim::client::{Shim, Shims},
     store::{Store, VmRow},
-    vmm::{host::Probe, select::Choice},
     workspace::WorkspaceService,
+};
+use banger_machine::{
+    shim::client::{Shim, Shims},
+    vmm::{
+        host::Probe,
+        select::{self, Choice},
+    },
 };
 use banger_proto::{
     api::{
@@ -227,10 +233,10 @@ impl Parts {
 
     /// Returns the VMM and accelerator that a VM with this choice would get now.
     pub(super) async fn choose(&self, asked: Option<VmmChoice>) -> Result<(Choice, Option<u32>), Failure> {
-        let facts = crate::vmm::host::HostFacts::probe(&self.probe)
+        let facts = banger_machine::vmm::host::HostFacts::probe(&self.probe)
             .await
             .map_err(|error| crate::failures::because(Code::Internal, "cannot look at this host", &error))?;
-        let choice = crate::vmm::select::select(self.wanted(asked).named(), &facts)?;
+        let choice = select::select(self.wanted(asked).named(), &facts).map_err(Explain::explain)?;
         Ok((choice, facts.tsc_khz))
     }
 }

@@ -6,7 +6,8 @@
 pub(super) mod network;
 
 use super::{admission, owner::Owner, spec, view};
-use crate::{capability::VmFiles, failpoint, operation::Operation, store::VmSpec};
+use crate::{capability::VmFiles, operation::Operation, store::VmSpec};
+use banger_machine::failpoint;
 use banger_proto::{
     api::{host::SettingSource, vm::SetVm},
     failure::{Code, Failure},

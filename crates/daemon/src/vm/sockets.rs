@@ -1,7 +1,7 @@
 //! Location of the sockets of a VM's machine: below the run directory of the daemon that started it. A later daemon may
 //! have another run directory, because its environment names it: a login's differs from that of `su` or of cron.
 
-use crate::{private_dir::is_ours_alone, record, shim::control::PLAN_FILE};
+use banger_machine::{private_dir::is_ours_alone, record, shim::control::PLAN_FILE};
 use banger_proto::{layout::Layout, name::VmId};
 use rustix::process::geteuid;
 use serde::Deserialize;

@@ -16,9 +16,12 @@ use super::{
 };
 use crate::{
     capability::{Depth, Launch},
-    clock, failpoint, failures,
+    failures::{self, Explain},
     operation::Operation,
     store::{ResourceKind, Run, VmRow, VmSpec},
+};
+use banger_machine::{
+    clock, failpoint,
     vmm::{
         driver,
         plan::{Console, LaunchPlan},
@@ -131,7 +134,7 @@ pub(super) async fn start(owner: &mut Owner, operation: &Operation, overcommit: 
     operation.begin(format!("starting {}", plan.vmm));
     let launched = tokio::select! {
         // Dropping the launch ends what was started.
-        launched = owner.parts.shims.launch(&plan) => launched.map_err(Failure::from),
+        launched = owner.parts.shims.launch(&plan) => launched.map_err(Explain::explain),
         () = operation.cancel().cancelled() => Err(operation.explain_cancellation(failures::cancelled("the start"))),
     };
     match launched {

@@ -1,7 +1,8 @@
 //! Statistics of a VM: its VMM's process, its disk, and what the guest reports itself.
 
 use super::{Agent, VmService, view};
-use crate::{clock, process::ProcessIdentity, store::VmRow};
+use crate::store::VmRow;
+use banger_machine::{clock, process::ProcessIdentity};
 use banger_proto::{
     agent::http::Port,
     api::vm::{Denied, Egress, GuestEndpoint, VmPort, VmState, VmStats},

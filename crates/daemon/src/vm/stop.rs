@@ -8,9 +8,9 @@ use super::{
     readopt::readopt,
     release::HELD_HINT,
 };
-use crate::{
+use crate::{failures::Explain as _, operation::Operation};
+use banger_machine::{
     failpoint,
-    operation::Operation,
     shim::{
         client::{Shim, ShimError},
         control::{ExitCause, ExitRecord},
@@ -179,7 +179,7 @@ pub(super) async fn kill(owner: &mut Owner, signal: KillSignal) -> Result<(), Fa
             Ok(())
         }
         (Err(_), _) if signal == KillSignal::Kill => kill_both(owner, &shim).await,
-        (Err(_), Err(error)) => Err(error.into()),
+        (Err(_), Err(error)) => Err(error.explain()),
         (Err(_), Ok(())) => {
             let hint = format!("`banger vm kill {}` sends SIGKILL, which no VMM survives", owner.row.name);
             Err(still_runs(owner, signal).hint(hint))

@@ -10,11 +10,8 @@ use super::{
     service::no_vm,
     wait::boot::Waiters,
 };
-use crate::{
-    failpoint,
-    operation::{Operation, Preemption},
-    shim::control::ShimMessage,
-};
+use crate::operation::{Operation, Preemption};
+use banger_machine::{failpoint, shim::control::ShimMessage};
 use banger_proto::{
     api::vm::{VmState, Wait},
     failure::{Code, Failure},

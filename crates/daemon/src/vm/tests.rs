@@ -16,11 +16,14 @@ use crate::{
     capability::{Depth, VmFiles},
     config::{Config, File, Host},
     operation::Operation,
-    process::{ProcessIdentity, host_boot_id},
-    random, record,
-    shim::control::{EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, RUNTIME_FILE, RuntimeRecord, VMM_DIR},
+    random,
     store::{Lease, ResourceKind, Store, VmRow, tests::sample},
     wire::{Programs, Services, wire_services},
+};
+use banger_machine::{
+    process::{ProcessIdentity, host_boot_id},
+    record,
+    shim::control::{EXIT_FILE, ExitCause, ExitRecord, PLAN_FILE, RUNTIME_FILE, RuntimeRecord, VMM_DIR},
 };
 use banger_proto::{
     api::vm::{CreateVm, SetVm, Start, VmState, Wait},

@@ -4,7 +4,8 @@
 //! run queue does not count. A guest that hangs waits for something else, or computes in vain, and gets no credit for
 //! that. However busy the host is, the wait is bounded.
 
-use crate::{process::ProcessIdentity, store::Run};
+use crate::store::Run;
+use banger_machine::process::ProcessIdentity;
 use banger_proto::api::vm::Accelerator;
 use std::{collections::HashMap, fs, time::Duration};
 use tokio::time::Instant;

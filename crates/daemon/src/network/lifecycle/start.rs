@@ -1,15 +1,12 @@
 //! Starts what is missing of the network, around what still runs.
 
 use super::{HelperError, Live, RETRY, retry, watch::watch};
-use crate::{
-    failpoint,
-    network::{
-        Shared, Uplink,
-        helper::Helper,
-        holder::{self, Record},
-    },
-    process::ProcessIdentity,
+use crate::network::{
+    Shared, Uplink,
+    helper::Helper,
+    holder::{self, Record},
 };
+use banger_machine::{failpoint, process::ProcessIdentity};
 use banger_proto::helper::Request;
 use std::{collections::HashSet, io, path::Path, sync::Arc};
 

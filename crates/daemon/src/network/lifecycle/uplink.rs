@@ -1,11 +1,9 @@
 //! The uplink: pasta, started when it is missing and again when it ends.
 
 use super::{Live, RETRY, ended};
-use crate::{
-    network::{Shared, Uplink, holder},
-    process::ProcessIdentity,
-};
+use crate::network::{Shared, Uplink, holder};
 use banger_artifacts::program::Program;
+use banger_machine::process::ProcessIdentity;
 use std::{
     io,
     pin::Pin,

@@ -1,10 +1,8 @@
 //! Watches the network's processes and the host's own network.
 
 use super::{AGAIN, HelperError, LOOK, RETRY, SETTLE, ended, retry};
-use crate::{
-    network::{Shared, changes::Changes},
-    process::ProcessIdentity,
-};
+use crate::network::{Shared, changes::Changes};
+use banger_machine::process::ProcessIdentity;
 use banger_netlink::{Socket, route};
 use banger_proto::{helper::MAX_HOST_ADDRESSES, network::is_public};
 use std::{

@@ -3,11 +3,11 @@
 use crate::vm::owner::{Owner, published_at};
 use crate::{
     capability::ports,
-    failpoint,
+    failures::Explain,
     network::{Egress, Settings},
-    shim::client::Shim,
     store::{NetworkSpec, ResourceKind, Store, VmRow},
 };
+use banger_machine::{failpoint, shim::client::Shim};
 use banger_proto::{
     api::vm::SetVm,
     failure::{Code, Failure},
@@ -132,7 +132,7 @@ pub(crate) async fn sync_ports(store: &Store, row: &VmRow, shim: &Shim) -> Resul
     let (id, wanted) = (&row.id, &row.spec.network.publish);
     let open: Vec<Publish> = shim.status().published.iter().map(|open| open.asked).collect();
     for publish in open.iter().filter(|open| !wanted.contains(open)) {
-        shim.unpublish(*publish).await?;
+        shim.unpublish(*publish).await.map_err(Explain::explain)?;
         failpoint::hit("agree.closed").await;
     }
     for claim in store.resources(id).await? {
@@ -145,7 +145,7 @@ pub(crate) async fn sync_ports(store: &Store, row: &VmRow, shim: &Shim) -> Resul
     for publish in wanted.iter().filter(|wanted| !open.contains(wanted)) {
         ports::claim(store, id, publish).await?;
         failpoint::hit("agree.claimed").await;
-        shim.publish(*publish).await?;
+        shim.publish(*publish).await.map_err(Explain::explain)?;
         failpoint::hit("agree.opened").await;
     }
     Ok(())
@@ -184,7 +184,7 @@ async fn open_ports(owner: &Owner, shim: &Shim, ports: &[Publish], opened: &mut 
         opened.push(*publish);
         ports::claim(&owner.parts.store, &owner.row.id, publish).await?;
         failpoint::hit("set.claimed").await;
-        shim.publish(*publish).await?;
+        shim.publish(*publish).await.map_err(Explain::explain)?;
         failpoint::hit("set.opened").await;
     }
     Ok(())
@@ -192,7 +192,7 @@ async fn open_ports(owner: &Owner, shim: &Shim, ports: &[Publish], opened: &mut 
 
 async fn close_ports(owner: &Owner, shim: &Shim, ports: &[Publish]) -> Result<(), Failure> {
     for publish in ports {
-        shim.unpublish(*publish).await?;
+        shim.unpublish(*publish).await.map_err(Explain::explain)?;
         failpoint::hit("set.closed").await;
         owner.parts.store.unclaim(&owner.row.id, ResourceKind::Port, &publish.host.to_string()).await?;
         failpoint::hit("set.unclaimed").await;

@@ -6,10 +6,10 @@ use super::{
 };
 use crate::{
     operation::BACKLOG,
-    shim::control::VSOCK,
     vm::{StopCause, agent::Agent, owner::Owner, stop},
 };
 use banger_link::vsock;
+use banger_machine::shim::control::VSOCK;
 use banger_proto::{
     agent::{event::Power, http::Shutdown},
     failure::Failure,
@@ -137,7 +137,7 @@ async fn what_a_guest_says_fills_no_row() {
     let record = ExitRecord { cause: ExitCause::Ended, reason: "ended by the daemon".into(), at: 1 };
     let refuses = async {
         agent.refuse(Code::Unavailable, &"\u{7f}".repeat(1 << 20)).await;
-        assert_eq!(fake.requests.recv().await, Some(crate::shim::control::ShimRequest::End));
+        assert_eq!(fake.requests.recv().await, Some(banger_machine::shim::control::ShimRequest::End));
         fake.end(&world, &row, &record).await;
     };
     let operation = Operation::unwatched();

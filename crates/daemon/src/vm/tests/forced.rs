@@ -1,7 +1,8 @@
 //! Machines that are ended by force, and the reason that is recorded.
 
 use super::{agents::Running, machine::FakeShim, *};
-use crate::{shim::control::ShimRequest, vm::stop};
+use crate::vm::stop;
+use banger_machine::shim::control::ShimRequest;
 
 #[tokio::test]
 async fn why_a_machine_is_ended_by_force_is_written_down_before_it_is() {

@@ -2,7 +2,7 @@
 //! has not recorded its identity here, so nobody can be killed.
 
 use super::{machine::FakeShim, *};
-use crate::shim::control::ShimRequest;
+use banger_machine::shim::control::ShimRequest;
 use rustix::fs::{FlockOperation, flock};
 
 /// Holds the VM's lock as a running shim does, until it is dropped.

@@ -3,11 +3,11 @@
 use super::{agents::Running, ports::FakePorts, *};
 use crate::{
     operation::BACKLOG,
-    shim::{
-        client::{Adopted, Shim},
-        control::{SOCKET, ShimMessage, ShimRequest, ShimStatus},
-    },
     vm::{owner::Owner, stop, wait},
+};
+use banger_machine::shim::{
+    client::{Adopted, Shim},
+    control::{SOCKET, ShimMessage, ShimRequest, ShimStatus},
 };
 use banger_proto::{
     agent::{

@@ -1,16 +1,14 @@
 //! Commands for a VM while a step is in progress.
 
 use super::{machine::FakeShim, *};
-use crate::{
-    shim::control::ShimRequest,
-    vm::{
-        age,
-        live_state::{LiveState, StateWatch},
-        mailbox::ReservedMailbox,
-        owner::Owner,
-        phases::PhaseClock,
-    },
+use crate::vm::{
+    age,
+    live_state::{LiveState, StateWatch},
+    mailbox::ReservedMailbox,
+    owner::Owner,
+    phases::PhaseClock,
 };
+use banger_machine::shim::control::ShimRequest;
 use banger_proto::failure::Failure;
 use tokio::{task::JoinHandle, time::timeout};
 

@@ -1,7 +1,7 @@
 //! Published ports that change while a machine runs.
 
 use super::{machine::FakeShim, *};
-use crate::shim::control::{Opened, Refused, ShimMessage, ShimRequest};
+use banger_machine::shim::control::{Opened, Refused, ShimMessage, ShimRequest};
 use banger_proto::{failure::Failure, network::Publish};
 use std::{net::SocketAddrV4, sync::Mutex};
 

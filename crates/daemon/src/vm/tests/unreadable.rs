@@ -5,7 +5,7 @@ use super::{
     machine::{FakeShim, ready},
     *,
 };
-use crate::shim::control::{SOCKET, ShimRequest};
+use banger_machine::shim::control::{SOCKET, ShimRequest};
 
 #[tokio::test]
 async fn an_exit_record_that_cannot_be_read_is_no_proof_that_a_machine_ended() {

@@ -5,11 +5,8 @@ use crate::vm::{
     owner::{Effect, Owner},
     watchdog::Watchdog,
 };
-use crate::{
-    failures,
-    operation::Operation,
-    shim::control::{ExitCause, ExitRecord},
-};
+use crate::{failures, operation::Operation};
+use banger_machine::shim::control::{ExitCause, ExitRecord};
 use banger_proto::{
     agent::event::Ready,
     failure::{Code, Failure},

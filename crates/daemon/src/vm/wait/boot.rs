@@ -11,7 +11,8 @@ use crate::vm::{
     wait::agent::explain_end,
     watchdog::Watchdog,
 };
-use crate::{failures, shim::control::ShimMessage, store::Run};
+use crate::{failures, store::Run};
+use banger_machine::shim::control::ShimMessage;
 use banger_proto::{
     agent::boot::Init,
     api::vm::{VmState, Wait},

@@ -46,7 +46,7 @@ pub(super) const ROWS: &[Row] = &[
     ("revoke.ended", AdoptDeleting, GOING_FOR_GOOD),
     ("revoke.unplanned", AdoptDeleting, GOING_FOR_GOOD),
     ("release.processes", AdoptDeleting, GOING_FOR_GOOD),
-    ("release.monitor", AdoptDeleting, GOING_FOR_GOOD),
+    ("release.vmm", AdoptDeleting, GOING_FOR_GOOD),
     ("release.sockets", AdoptDeleting, GOING_FOR_GOOD),
     ("release.run", AdoptDeleting, GOING_FOR_GOOD),
     ("release.directory", AdoptDeleting, GOING_FOR_GOOD),

@@ -25,27 +25,27 @@ const STRAYS: &[&str] = &["states", "sockets"];
 
 /// Files with the steps of operations.
 const FILES: &[&str] = &[
-    "capability/nat.rs",
-    "capability/ports.rs",
-    "daemon.rs",
-    "network/holder.rs",
-    "network/lifecycle.rs",
-    "network/lifecycle/start.rs",
-    "shim/claim.rs",
-    "shim/client.rs",
-    "shim/client/spawn.rs",
-    "shim/run.rs",
-    "vm/create.rs",
-    "vm/lease.rs",
-    "vm/owner.rs",
-    "vm/readopt.rs",
-    "vm/reconcile.rs",
-    "vm/release.rs",
-    "vm/set.rs",
-    "vm/set/network.rs",
-    "vm/start.rs",
-    "vm/stop.rs",
-    "vm/task.rs",
+    "daemon/src/capability/nat.rs",
+    "daemon/src/capability/ports.rs",
+    "daemon/src/daemon.rs",
+    "daemon/src/network/holder.rs",
+    "daemon/src/network/lifecycle.rs",
+    "daemon/src/network/lifecycle/start.rs",
+    "machine/src/shim/claim.rs",
+    "machine/src/shim/client.rs",
+    "machine/src/shim/client/spawn.rs",
+    "machine/src/shim/run.rs",
+    "daemon/src/vm/create.rs",
+    "daemon/src/vm/lease.rs",
+    "daemon/src/vm/owner.rs",
+    "daemon/src/vm/readopt.rs",
+    "daemon/src/vm/reconcile.rs",
+    "daemon/src/vm/release.rs",
+    "daemon/src/vm/set.rs",
+    "daemon/src/vm/set/network.rs",
+    "daemon/src/vm/start.rs",
+    "daemon/src/vm/stop.rs",
+    "daemon/src/vm/task.rs",
 ];
 
 /// Spellings of steps: they change a row, a file, a process or a NIC.
@@ -135,8 +135,8 @@ const WHOLES: &[&str] = &[
 /// daemon makes true whatever is written by then. The network's list of addresses is a cache.
 const WITHOUT_POINTS: &[&str] = &["undo", "change_ports", "learn"];
 
-fn daemon() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../daemon/src")
+fn crates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// Collects the names of points in the source below `dir`, as far as they are literals.
@@ -157,8 +157,9 @@ fn written(dir: &Path, into: &mut BTreeSet<String>) {
 #[test]
 fn every_point_in_the_source_has_a_row() {
     let mut points = BTreeSet::new();
-    written(&daemon(), &mut points);
-    written(&daemon().join("../../artifacts/src"), &mut points);
+    for its_crate in ["artifacts", "daemon", "machine"] {
+        written(&crates().join(its_crate).join("src"), &mut points);
+    }
     assert!(points.len() > 80, "{points:?}");
     for (name, things) in LOOPS {
         assert!(points.remove(*name), "{name} is nowhere in the source");
@@ -290,7 +291,7 @@ fn adjoining(text: &str) -> Vec<(usize, usize)> {
 #[test]
 fn two_steps_have_a_point_between_them() {
     for file in FILES {
-        let text = std::fs::read_to_string(daemon().join(file)).expect(file);
+        let text = std::fs::read_to_string(crates().join(file)).expect(file);
         let found = adjoining(&text);
         assert!(found.is_empty(), "{file}: steps without a point between them, by their lines: {found:?}");
     }
@@ -319,7 +320,7 @@ fn steps_without_a_point_are_seen() {
 
 #[test]
 fn every_step_that_is_known_is_somewhere() {
-    let source: String = FILES.iter().map(|file| std::fs::read_to_string(daemon().join(file)).expect(file)).collect();
+    let source: String = FILES.iter().map(|file| std::fs::read_to_string(crates().join(file)).expect(file)).collect();
     let unknown: Vec<_> = STEPS.iter().chain(WHOLES).filter(|step| !source.contains(**step)).collect();
     assert!(unknown.is_empty(), "nothing is written like this any more: {unknown:?}");
 }
