@@ -383,7 +383,9 @@ impl OciError {
         match self {
             Self::Full(_) => true,
             Self::Rootfs(error) => error.is_out_of_space(),
-            Self::Io { source, .. } | Self::Publish(PublishError::Io { source, .. }) => is_full(source),
+            Self::Io { source, .. }
+            | Self::Unreadable { source, .. }
+            | Self::Publish(PublishError::Io { source, .. }) => is_full(source),
             Self::Layer { source, .. } => match &**source {
                 LayerError::Rootfs(error) => error.is_out_of_space(),
                 LayerError::Io { source, .. } | LayerError::Publish(PublishError::Io { source, .. }) => is_full(source),

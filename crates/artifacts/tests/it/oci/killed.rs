@@ -151,9 +151,10 @@ fn a_disk_that_is_full_in_the_middle_is_told_and_cleaned_up() {
     let (server, _content) = served();
     let source = reference(&server, "v1");
     // Which directory is too small, and for what: the large layer's contents, what makes a file system of them.
-    for (small, size, said) in
-        [("images", "8m", "layer 1 of 2"), ("images", "12556k", "cannot pull image app: cannot write the image")]
-    {
+    for (small, size, said) in [
+        ("images", "8m", "the image does not fit on its disk"),
+        ("images", "12556k", "cannot pull image app: cannot write the image"),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let full = Tmpfs::mount(&dir.path().join(small), size);
         let host = Host::within(dir.path());
