@@ -317,7 +317,10 @@ fn of_oci(error: &OciError) -> (Code, Vec<String>) {
 fn hint_for_tls(host: &str, error: &TlsError) -> Vec<String> {
     let hint = match error {
         error if error.is_untrusted() => {
-            format!("a registry's own authority has its place in ~/.config/containers/certs.d/{host}/ca.crt")
+            let all = "an authority for many hosts, such as a company's, belongs to those of this machine: \
+                       `update-ca-certificates`";
+            let own = format!("a registry's own authority has its place in ~/.config/containers/certs.d/{host}/ca.crt");
+            return vec![own, all.to_owned()];
         }
         TlsError::Name { .. } => {
             "a registry is called by a name of its certificate; whoever runs it adds others to its \

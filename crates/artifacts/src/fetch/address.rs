@@ -37,6 +37,9 @@ pub enum AddressError {
     /// It is a redirect from `https://` to `http://`.
     #[error("it leads from https:// to http://")]
     Downgrade,
+    /// Another host leads to this one.
+    #[error("another host has no say in what this one is asked")]
+    Home,
     /// It is a redirect of a posted form, which would be posted again.
     #[error("what was posted is for the one address it was posted to")]
     Posted,
@@ -142,9 +145,17 @@ impl Address {
             let (below, query) = location.find('?').map_or((location, ""), |at| location.split_at(at));
             format!("{scheme}://{}{}{query}", self.host(), without_dots(&format!("{directory}/{below}")))
         };
-        let target: Self = target.parse()?;
+        self.leads_to(target.parse()?)
+    }
+
+    /// Returns `target`, if whoever answers at this address may name it: nobody leads from TLS to plain text, and no
+    /// other host to the services of this one.
+    pub(crate) fn leads_to(&self, target: Self) -> Result<Self, AddressError> {
         if self.is_https() && !target.is_https() {
             return Err(AddressError::Downgrade);
+        }
+        if target.is_loopback() && !self.is_loopback() {
+            return Err(AddressError::Home);
         }
         Ok(target)
     }
@@ -247,12 +258,16 @@ mod tests {
         }
         assert_eq!(from.redirected("http://127.0.0.1/x"), Err(AddressError::Downgrade));
         assert_eq!(from.redirected("http://example.org/x"), Err(AddressError::Plain));
+        for home in ["https://127.0.0.1:8443/x", "https://localhost/x", "//[::1]/x"] {
+            assert_eq!(from.redirected(home), Err(AddressError::Home), "{home}");
+        }
         assert_eq!(from.redirected("javascript:alert(1)"), Err(AddressError::Malformed));
         assert_eq!(from.redirected("https://a@b/"), Err(AddressError::Credentials));
         assert_eq!(from.redirected("#x"), Err(AddressError::Malformed));
         let home = address("http://127.0.0.1:1/x");
         assert_eq!(home.redirected("//example.org/x"), Err(AddressError::Plain));
         assert!(home.redirected("https://example.org/x").is_ok());
+        assert!(home.redirected("http://localhost:2/x").is_ok());
     }
 
     #[test]

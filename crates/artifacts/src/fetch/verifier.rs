@@ -104,7 +104,7 @@ fn wrong_purpose() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banger_testkit::certificate;
+    use banger_testkit::{Authority, certificate};
     use rustls::{crypto::ring, pki_types::pem::PemObject as _};
 
     /// A certificate as `openssl req -x509` makes it, for `localhost`.
@@ -122,6 +122,20 @@ mod tests {
 
     fn verifier(trusted: &CertificateDer<'static>) -> Verifier {
         Verifier::new(std::slice::from_ref(trusted), &Arc::new(ring::default_provider())).unwrap()
+    }
+
+    #[test]
+    fn a_certificate_of_an_old_version_is_called_that() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::make(dir.path(), "ours");
+        let trusted = CertificateDer::from_pem_file(&authority.certificate).unwrap();
+        let old = CertificateDer::from_pem_file(authority.sign("localhost", &[]).0).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        for trusted in [trusted, old.clone()] {
+            let error = verifier(&trusted).verify_server_cert(&old, &[], &name, &[], UnixTime::now()).unwrap_err();
+            let error = crate::fetch::TlsError::from(&error);
+            assert!(error.to_string().contains("X.509 version 1, which has no names"), "{error}");
+        }
     }
 
     #[test]

@@ -201,7 +201,7 @@ impl<'a> Repository<'a> {
                     other => other,
                 })?;
                 if service.is_https() && service.same_authority(asked) {
-                    self.scheme.is_tls();
+                    self.scheme.learn_tls();
                 }
                 token
             }

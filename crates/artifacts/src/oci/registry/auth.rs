@@ -5,7 +5,7 @@ use super::{
     challenge::Bearer,
 };
 use crate::{
-    fetch::{Address, AddressError, BodyLength, Client, FetchError, Request, Secret, Trust},
+    fetch::{Address, BodyLength, Client, FetchError, Request, Secret, Trust},
     job::{Cancel, Job, Silent},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -36,12 +36,11 @@ impl Bearer {
     pub(super) fn service(&self, asked: &Address) -> Result<Address, RegistryError> {
         let refused = |source| RegistryError::Address { address: self.realm.chars().take(160).collect(), source };
         let service: Address = self.realm.parse().map_err(refused)?;
-        match asked.is_https() && !service.is_https() {
-            // The registry itself, which was not told that it speaks TLS.
-            true if service.same_authority(asked) => Ok(service.by_tls()),
-            true => Err(refused(AddressError::Downgrade)),
-            false => Ok(service),
+        if asked.is_https() && service.same_authority(asked) {
+            // It may be a registry that was not told that it speaks TLS.
+            return Ok(service.by_tls());
         }
+        asked.leads_to(service).map_err(refused)
     }
 
     /// Fetches a token for `scope` from `service` and returns it as an `Authorization` header.
@@ -112,6 +111,7 @@ fn encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fetch::AddressError;
 
     #[test]
     fn what_is_sent_is_encoded() {
@@ -132,6 +132,7 @@ mod tests {
         let (home, away) = ("http://127.0.0.1:5000/v2/", "https://reg.example.org/v2/");
         assert_eq!(service("http://tokens.example.org/t", away), Err(AddressError::Plain));
         assert_eq!(service("http://127.0.0.1:1/t", away), Err(AddressError::Downgrade));
+        assert_eq!(service("https://127.0.0.1:1/t", away), Err(AddressError::Home));
         let home_by_tls = "https://127.0.0.1:5000/v2/";
         assert_eq!(service("http://127.0.0.1:1/t", home_by_tls), Err(AddressError::Downgrade));
         assert_eq!(

@@ -38,7 +38,7 @@ impl Scheme {
     }
 
     /// Records that the registry speaks TLS.
-    pub(super) fn is_tls(&self) {
+    pub(super) fn learn_tls(&self) {
         self.learn(Known::Tls);
     }
 
@@ -58,17 +58,17 @@ impl Scheme {
         }
         let by_tls = |address: &Address| address.is_https() && address.same_authority(asked);
         match &answer {
-            Ok(body) if by_tls(&body.head().address) => self.is_tls(),
+            Ok(body) if by_tls(&body.head().address) => self.learn_tls(),
             // Its own redirect to TLS: the login was not sent along.
             Err(FetchError::Status(refused)) if by_tls(&refused.address) => {
-                self.is_tls();
+                self.learn_tls();
                 return client.ask(&request.by_tls(), length, job);
             }
-            Err(error) if error.tls_host() == Some(asked.host()) => self.is_tls(),
+            Err(error) if error.tls_host() == Some(asked.host()) => self.learn_tls(),
             Err(error) if self.known() == Known::Nothing && may_be_tls(error) => {
                 let secured = client.ask(&request.by_tls(), length, job);
                 if proves_tls(&secured) {
-                    self.is_tls();
+                    self.learn_tls();
                     return secured;
                 }
             }
