@@ -180,6 +180,7 @@ impl ContentWriter {
     /// Ends the layer and writes what is buffered.
     pub fn finish(mut self) -> Result<WrittenContent, RootfsError> {
         self.flush()?;
+        self.give_back();
         self.image.allocator.end(self.layer);
         Ok(WrittenContent { hashes: self.hashes })
     }
@@ -269,6 +270,16 @@ impl ContentWriter {
         }
     }
 
+    /// Gives the rest of the grant back to the file system: on a disk that is almost full, other layers need its room.
+    /// What layers leave behind would otherwise add up until the image is finished.
+    fn give_back(&self) {
+        for Run { start, len } in block_layout::allocatable_runs(self.grant.start, self.grant.len) {
+            // An error is ignored: the gaps of the finished image are given back in any case.
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let _ = fallocate(&self.image.file, flags, start * BLOCK, len * BLOCK);
+        }
+    }
+
     /// Writes the current piece.
     fn flush(&mut self) -> Result<(), RootfsError> {
         if self.filled == 0 {
@@ -283,5 +294,27 @@ impl ContentWriter {
         self.hashes.push((at, hash(at, &self.piece)));
         self.filled = 0;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn a_layer_that_ends_leaves_no_more_reserved_than_its_last_piece() {
+        let (file, allocator) = (tempfile::tempfile().unwrap(), TurnAllocator::new([0], 1));
+        let image = Arc::new(TargetImage { file, when_full: WhenFull::default(), allocator });
+        let taken = || image.file.metadata().unwrap().blocks() * 512;
+        let mut writer = image.content_writer(0, &Cancel::default());
+        // The second grant has two pieces, and the content ends in the first of them.
+        let content = vec![1; PIECE + PIECE / 4];
+        writer.begin(content.len() as u64);
+        writer.write(&content).unwrap();
+        writer.end().unwrap();
+        writer.finish().unwrap();
+        let pieces = 2 * PIECE as u64;
+        assert!((content.len() as u64..=pieces + BLOCK).contains(&taken()), "{}", taken());
     }
 }
