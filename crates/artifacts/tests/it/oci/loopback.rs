@@ -34,22 +34,29 @@ fn loopback_child() {
     std::fs::write(Path::new(&root).join("said"), said).unwrap();
 }
 
+/// Runs a pull of `reference` by a host in `dir`, in a process whose host trusts `certificate` and whose environment
+/// has these variables besides; returns what came of it.
+pub(super) fn pull_apart(dir: &Path, reference: &str, certificate: &Path, variables: &[(&str, &str)]) -> String {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "oci::loopback::loopback_child"])
+        .env("BANGER_TEST_REFERENCE", reference)
+        .env("BANGER_TEST_ROOT", dir)
+        .env("SSL_CERT_FILE", certificate)
+        .env_remove("SSL_CERT_DIR")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+    std::fs::read_to_string(dir.join("said")).unwrap()
+}
+
 /// Pulls `app:v1` from a registry on `port`, with a login, on a host that trusts `certificate`; returns what came of
 /// it.
 fn pull(port: u16, certificate: &Path) -> String {
     let dir = tempfile::tempdir().unwrap();
     let login = json!({"auths": {format!("127.0.0.1:{port}"): {"auth": Private::AUTH}}});
     std::fs::write(dir.path().join("auth.json"), login.to_string()).unwrap();
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "oci::loopback::loopback_child"])
-        .env("BANGER_TEST_REFERENCE", format!("127.0.0.1:{port}/app:v1"))
-        .env("BANGER_TEST_ROOT", dir.path())
-        .env("SSL_CERT_FILE", certificate)
-        .env_remove("SSL_CERT_DIR")
-        .output()
-        .unwrap();
-    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
-    std::fs::read_to_string(dir.path().join("said")).unwrap()
+    pull_apart(dir.path(), &format!("127.0.0.1:{port}/app:v1"), certificate, &[])
 }
 
 fn has_login(head: &str) -> bool {

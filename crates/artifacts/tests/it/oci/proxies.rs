@@ -4,16 +4,22 @@
 
 use super::{
     layers::Layer,
+    loopback::pull_apart,
     registry::{Content, Host, chain, reference},
 };
-use crate::{tls::Tls, web::Server};
+use crate::{
+    tls::{Tls, identity, versions},
+    web::Server,
+};
 use banger_artifacts::fetch::Proxies;
 use banger_testkit::{Authority, require};
+use rustls::{ALL_VERSIONS, ServerConfig, ServerConnection, StreamOwned};
 use std::{
     fs,
-    io::{self, Write as _},
-    net::{Shutdown, TcpStream},
+    io::{self, Read as _, Write as _},
+    net::{Shutdown, TcpListener, TcpStream},
     path::PathBuf,
+    sync::{Arc, Mutex},
     thread,
 };
 
@@ -68,6 +74,91 @@ fn proxy(port: u16) -> Server {
         let _ = to.shutdown(Shutdown::Write);
         back.join().unwrap().and(copied.map(drop))
     })
+}
+
+/// Goes between a client that speaks TLS and `there`, one thread for each direction.
+fn tunnel(client: TcpStream, config: Arc<ServerConfig>, port: u16) -> io::Result<()> {
+    let mut outer = StreamOwned::new(ServerConnection::new(config).map_err(io::Error::other)?, client);
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        outer.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    assert!(head.starts_with(format!("CONNECT {NAME} ").as_bytes()));
+    outer.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+    outer.flush()?;
+    let there = TcpStream::connect(("127.0.0.1", port))?;
+    let StreamOwned { conn, sock } = outer;
+    let conn = Arc::new(Mutex::new(conn));
+    let (back, mut from, mut to) = (conn.clone(), there.try_clone()?, sock.try_clone()?);
+    let returning = thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        loop {
+            let n = from.read(&mut bytes)?;
+            let mut conn = back.lock().unwrap();
+            if n == 0 {
+                conn.send_close_notify();
+                conn.write_tls(&mut to)?;
+                return to.shutdown(Shutdown::Write);
+            }
+            conn.writer().write_all(&bytes[..n])?;
+            while conn.wants_write() {
+                conn.write_tls(&mut to)?;
+            }
+        }
+    });
+    let (mut from, mut to, mut bytes) = (sock, there, [0; 4096]);
+    loop {
+        let n = from.read(&mut bytes)?;
+        let (mut rest, mut plain) = (&bytes[..n], Vec::new());
+        let mut conn = conn.lock().unwrap();
+        while !rest.is_empty() {
+            conn.read_tls(&mut rest)?;
+            let state = conn.process_new_packets().map_err(io::Error::other)?;
+            let begin = plain.len();
+            plain.resize(begin + state.plaintext_bytes_to_read(), 0);
+            conn.reader().read_exact(&mut plain[begin..])?;
+        }
+        drop(conn);
+        to.write_all(&plain)?;
+        if n == 0 {
+            to.shutdown(Shutdown::Write)?;
+            return returning.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_proxy_that_speaks_tls_and_that_this_machine_trusts() {
+    if !require("openssl") {
+        return;
+    }
+    let (site, dir) = (Site::new(), tempfile::tempdir().unwrap());
+    let authority = Authority::make(dir.path(), "proxies");
+    let (certificate, key) = authority.sign("proxy", &["subjectAltName=IP:127.0.0.1"]);
+    let (chain, key) = identity(&certificate, &key);
+    let config = versions(ALL_VERSIONS).with_no_client_auth().with_single_cert(chain, key).unwrap();
+    let (config, listener) = (Arc::new(config), TcpListener::bind("127.0.0.1:0").unwrap());
+    let setting = format!("https://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let registry = site.tls.port();
+    // It listens as long as this process lives.
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let config = config.clone();
+            thread::spawn(move || tunnel(client, config, registry));
+        }
+    });
+    let directory = dir.path().join("certs.d").join(NAME);
+    fs::create_dir_all(&directory).unwrap();
+    fs::copy(&site.authority, directory.join("ca.crt")).unwrap();
+    let said = pull_apart(
+        dir.path(),
+        &format!("{NAME}/app:v1"),
+        &authority.certificate,
+        &[("https_proxy", &setting), ("no_proxy", ""), ("NO_PROXY", "")],
+    );
+    assert_eq!(said, "pulled");
 }
 
 fn line<'a>(head: &'a str, name: &str) -> Option<&'a str> {
