@@ -15,10 +15,11 @@ mod vms;
 mod workspaces;
 
 use crate::{config::Config, wire::Services};
+use answer::Named;
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
-    routing::{get, post, put},
+    extract::{DefaultBodyLimit, Query, State, rejection::QueryRejection},
+    routing::{MethodRouter, get, post, put},
 };
 use banger_proto::{api::MAX_REQUEST, layout::Layout};
 use std::{sync::Arc, time::Instant};
@@ -78,20 +79,36 @@ fn router(context: Shared) -> Router {
         .route("/v1/vms/{ref}/egress", get(vms::egress))
         .route("/v1/vms/{ref}/logs", get(vms::logs))
         .route("/v1/images", get(artifacts::images))
-        .route("/v1/images/pull", post(artifacts::pull_image))
-        .route("/v1/images/register", post(artifacts::register_image))
-        .route("/v1/images/build", post(artifacts::build_image))
+        .route("/v1/images/pull", image_called("pull").post(artifacts::pull_image))
+        .route("/v1/images/register", image_called("register").post(artifacts::register_image))
+        .route("/v1/images/build", image_called("build").post(artifacts::build_image))
         .route("/v1/images/cache/prune", post(artifacts::prune_cache))
         .route("/v1/images/{ref}/promote", post(artifacts::promote_image))
         .route("/v1/images/{ref}/bundle", post(artifacts::bundle_image))
         .route("/v1/images/{ref}", get(artifacts::image).delete(artifacts::delete_image))
         .route("/v1/kernels", get(artifacts::kernels))
-        .route("/v1/kernels/pull", post(artifacts::pull_kernel))
-        .route("/v1/kernels/import", post(artifacts::import_kernel))
+        .route("/v1/kernels/pull", kernel_called("pull").post(artifacts::pull_kernel))
+        .route("/v1/kernels/import", kernel_called("import").post(artifacts::import_kernel))
         .route("/v1/kernel-catalogs", get(artifacts::kernel_catalogs))
         .route("/v1/kernels/{name}", get(artifacts::kernel).delete(artifacts::delete_kernel))
         .fallback(answer::no_such_path)
         .method_not_allowed_fallback(answer::no_such_method)
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(context)
+}
+
+/// Shows and deletes an image whose name is the last word of another path.
+fn image_called(name: &'static str) -> MethodRouter<Shared> {
+    let named = move || Named(name.to_owned());
+    get(move |context: State<Shared>| artifacts::image(context, named()))
+        .delete(move |context: State<Shared>| artifacts::delete_image(context, named()))
+}
+
+/// Does the same for a kernel.
+fn kernel_called(name: &'static str) -> MethodRouter<Shared> {
+    let named = move || Named(name.to_owned());
+    get(move |context: State<Shared>, look: Result<Query<_>, QueryRejection>| artifacts::kernel(context, named(), look))
+        .delete(move |context: State<Shared>, force: Result<Query<_>, QueryRejection>| {
+            artifacts::delete_kernel(context, named(), force)
+        })
 }

@@ -7,7 +7,7 @@
 use super::{
     CatalogEntry, Image, ImageError, ImageManifest, ImageStore, Reliance, Source,
     draft::{Algorithm, ROOTFS, digest},
-    manifest,
+    manifest::{self, shown},
     store::check_superblock,
     tmpfile::TmpFile,
 };
@@ -164,6 +164,10 @@ impl ImageStore {
         // The sources other hosts know do not count here.
         manifest.also.clear();
         manifest.created_at = rfc3339(SystemTime::now());
+        manifest.os = manifest.os.as_deref().and_then(shown);
+        if manifest.init.as_ref().is_some_and(|init| !is_path(init)) {
+            return Err(BundleError::Content("its init is no absolute path".to_owned()).into());
+        }
         if let Some(config) = &manifest.config {
             config.check().map_err(|why| BundleError::Content(why.to_owned()))?;
         }
@@ -374,6 +378,11 @@ impl Read for ProgressReader<'_> {
         }
         Ok(got)
     }
+}
+
+/// Whether the text is an absolute path that a program can be at (`PATH_MAX`).
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.len() < 4096 && !text.contains(char::is_control)
 }
 
 #[cfg(test)]

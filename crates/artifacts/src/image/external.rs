@@ -1,7 +1,8 @@
 //! Unmanaged images: files of the user's. Decides what such a file must be, and how its id is made.
 //!
 //! It is read as little as possible: the superblock must be that of an ext4 that a guest can mount read-only. The
-//! content is not hashed; the id is made from `stat(2)`, so a file that changed is another image.
+//! rest is not hashed; the id is made from `stat(2)` and the superblock, so a file that changed is another image: also
+//! one whose modification time was set back, because whoever mounts a file system to write to it changes its superblock.
 
 use super::{
     file_format,
@@ -101,6 +102,8 @@ impl UnfitFile {
 pub(super) struct Facts {
     /// Inodes in use.
     pub(super) inodes: u64,
+    /// SHA-256 of the superblock, with its time of the last write.
+    superblock: [u8; 32],
 }
 
 impl ExternalFile {
@@ -118,12 +121,12 @@ impl ExternalFile {
     }
 
     /// Id of the image.
-    pub(super) fn id(&self) -> ImageId {
-        self.digest()[..16].parse().expect("16 hexadecimal digits are an image id")
+    pub(super) fn id(&self, facts: &Facts) -> ImageId {
+        self.digest(facts)[..16].parse().expect("16 hexadecimal digits are an image id")
     }
 
-    /// Digest that identifies this file in this state: SHA-256 of its path and identity, hexadecimal.
-    pub(super) fn digest(&self) -> String {
+    /// Digest that identifies this file in this state: SHA-256 of its path, identity and superblock, hexadecimal.
+    pub(super) fn digest(&self, facts: &Facts) -> String {
         let FileIdentity { inode, size, modified, modified_nanos, changed: _ } = self.identity;
         let mut hash = Sha256::new();
         hash.update(b"registered\0");
@@ -133,6 +136,7 @@ impl ExternalFile {
         }
         hash.update(modified.to_le_bytes());
         hash.update(modified_nanos.to_le_bytes());
+        hash.update(facts.superblock);
         HEXLOWER.encode(&hash.finalize())
     }
 }
@@ -181,7 +185,8 @@ fn check(start: &[u8], size: u64) -> Result<Facts, UnfitFile> {
     if promised > size {
         return Err(UnfitFile::Cut { promised, is: size });
     }
-    Ok(Facts { inodes: u64::from(word(0x0).saturating_sub(word(0x10))) })
+    let inodes = u64::from(word(0x0).saturating_sub(word(0x10)));
+    Ok(Facts { inodes, superblock: Sha256::digest(superblock).into() })
 }
 
 #[cfg(test)]
@@ -201,6 +206,9 @@ mod tests {
         builder.finish(&path, &Format::default(), &job).unwrap();
         fs::read(path).unwrap()
     }
+
+    /// Offset of the time of the last write (`s_wtime`).
+    const WRITTEN: u64 = 1024 + 0x30;
 
     fn said(bytes: &[u8]) -> String {
         check(bytes, bytes.len() as u64).err().map(|error| error.to_string()).unwrap_or_default()
@@ -240,12 +248,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
         fs::write(&path, ext4()).unwrap();
-        let first = ExternalFile::inspect(&path).unwrap().0;
+        let digest = |path: &Path| ExternalFile::inspect(path).map(|(file, facts)| file.digest(&facts)).unwrap();
+        let first = digest(&path);
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert_eq!(ExternalFile::inspect(&link).unwrap().0, first);
-        fs::OpenOptions::new().write(true).open(&path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
-        assert_ne!(ExternalFile::inspect(&path).unwrap().0.digest(), first.digest());
+        assert_eq!(digest(&link), first);
+        // As somebody does who mounts it, changes a file, and sets the modification time back.
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        file.write_all_at(&[7; 4], WRITTEN).unwrap();
+        file.set_modified(modified).unwrap();
+        assert_ne!(digest(&path), first);
+        file.write_all_at(&ext4()[WRITTEN as usize..][..4], WRITTEN).unwrap();
+        file.set_modified(modified).unwrap();
+        assert_eq!(digest(&path), first);
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_ne!(digest(&path), first);
         assert!(matches!(ExternalFile::inspect(dir.path()), Err(UnfitFile::File(FileChanged::NotAFile))));
         assert!(matches!(ExternalFile::inspect(&dir.path().join("none")), Err(UnfitFile::Unreadable(_))));
     }

@@ -224,7 +224,12 @@ pub(super) fn pretty_name(os_release: &str) -> Option<String> {
         Some(quote) => value.strip_prefix(quote)?.strip_suffix(quote)?,
         None => value,
     };
-    let shown: String = value.replace('\\', "").chars().filter(|c| !c.is_control()).take(128).collect();
+    shown(&value.replace('\\', ""))
+}
+
+/// Returns the text as one line of at most 128 characters, if it has any.
+pub(super) fn shown(text: &str) -> Option<String> {
+    let shown: String = text.chars().filter(|c| !c.is_control()).take(128).collect();
     (!shown.is_empty()).then_some(shown)
 }
 

@@ -164,8 +164,8 @@ impl ImageStore {
     /// Returns the id the user's file at `path` would have as an image. Fails if it cannot be one.
     pub fn inspect(&self, path: &Path) -> Result<ImageId, ImageError> {
         let unfit = |source| ImageError::Register { path: path.to_owned(), source };
-        let (file, _) = ExternalFile::inspect(path).map_err(unfit)?;
-        Ok(file.id())
+        let (file, facts) = ExternalFile::inspect(path).map_err(unfit)?;
+        Ok(file.id(&facts))
     }
 
     /// Registers the user's file at `path` as an image without copying it. `kernel` is what the image will recommend.
@@ -179,7 +179,7 @@ impl ImageStore {
     ) -> Result<Image, ImageError> {
         let unfit = |source| ImageError::Register { path: path.to_owned(), source };
         let (file, facts) = ExternalFile::inspect(path).map_err(unfit)?;
-        let (id, digest) = (file.id(), file.digest());
+        let (id, digest) = (file.id(&facts), file.digest(&facts));
         let lock = self.lock(&id, job)?;
         let (kernel, kernel_chosen) = match kernel {
             KernelChoice::Unchanged => {

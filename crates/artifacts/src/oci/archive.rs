@@ -338,11 +338,10 @@ pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
+/// Whether there are images of several names. One image under several names is one.
 fn several_names(all: &[Descriptor]) -> bool {
-    let mut names: Vec<Option<&str>> = all.iter().map(|descriptor| descriptor.name.as_deref()).collect();
-    names.sort_unstable();
-    names.dedup();
-    names.len() > 1
+    let is_other = |other: &Descriptor| other.name != all[0].name && other.digest != all[0].digest;
+    all.iter().any(is_other)
 }
 
 /// Returns the descriptors of that name, or, when there are none, those of that bare tag.

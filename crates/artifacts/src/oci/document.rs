@@ -275,12 +275,21 @@ impl ConfigFile {
             diff_ids: raw.rootfs.diff_ids,
             run: RunConfig {
                 env: env.filter(|(key, _)| !key.is_empty()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
-                workdir: Some(run.working_dir).filter(|path| path.starts_with('/')),
+                workdir: from_root(run.working_dir),
                 user: Some(run.user).filter(|user| !user.is_empty()),
                 entrypoint: run.entrypoint,
                 cmd: run.cmd,
             },
         })
+    }
+}
+
+/// Returns a working directory as an absolute path: a relative one begins at the root.
+fn from_root(path: String) -> Option<String> {
+    match path.as_str() {
+        "" => None,
+        absolute if absolute.starts_with('/') => Some(path),
+        relative => Some(format!("/{relative}")),
     }
 }
 
@@ -379,7 +388,7 @@ mod tests {
             "config": {"Env": ["A=b=c", "=x", "bad"], "WorkingDir": "rel", "User": "1:2", "Entrypoint": ["e"], "Cmd": null}});
         let config = ConfigFile::parse(text.to_string().as_bytes()).unwrap();
         assert_eq!(config.run.env, [("A".to_owned(), "b=c".to_owned())].into());
-        assert_eq!((config.run.workdir, config.run.user.as_deref()), (None, Some("1:2")));
+        assert_eq!((config.run.workdir.as_deref(), config.run.user.as_deref()), (Some("/rel"), Some("1:2")));
         assert_eq!((config.run.entrypoint.len(), config.run.cmd.len()), (1, 0));
         ConfigFile::parse(br#"{"rootfs": {}, "config": null}"#).unwrap();
         let escaped = "\u{1}".repeat(MAX_RUN_CONFIG / 6);

@@ -83,6 +83,13 @@ async fn refusals_have_one_shape_and_an_operation() {
         ("POST /v1/kernels/import", "{\"kernel\":\"x\"}", 400, Code::Invalid),
         ("POST /v1/images/register", "{\"name\":\"x\",\"rootfs\":\"/r\",\"rw\":true}", 400, Code::Invalid),
         ("DELETE /v1/images/nope", "", 404, Code::NotFound),
+        // Names that are words of other paths.
+        ("GET /v1/images/pull", "", 404, Code::NotFound),
+        ("GET /v1/images/cache", "", 404, Code::NotFound),
+        ("DELETE /v1/images/build", "", 404, Code::NotFound),
+        ("GET /v1/kernels/import", "", 404, Code::NotFound),
+        ("DELETE /v1/kernels/pull", "", 404, Code::NotFound),
+        ("PUT /v1/images/register", "", 400, Code::Invalid),
     ] {
         let (got, failure) = server.refused(request, body.as_bytes()).await;
         assert_eq!((got, failure.code), (status, code), "{request} {body}: {failure}");

@@ -99,6 +99,14 @@ fn a(host: &Host, source: &str) -> (String, Option<String>) {
 }
 
 #[test]
+fn one_image_under_several_names_is_the_only_one() {
+    let host = Host::new();
+    write_layout(&host.dir.path().join("layout"), &layout(&[("v1", "one"), ("latest", "one")]));
+    let dir = host.dir.path().join("layout").to_str().unwrap().to_owned();
+    assert_eq!(a(&host, &format!("oci:{dir}")), ("one".into(), Some("v1".into())));
+}
+
+#[test]
 fn layouts_in_directories_and_tars() {
     let host = Host::new();
     let files = layout(&[("v1", "one"), ("v2", "two")]);

@@ -266,13 +266,18 @@ fn a_bundle_speaks_for_itself_alone_and_is_an_image_or_nothing() {
         platform: None,
     };
     let also = serde_json::to_value([Source::Oci(another)]).unwrap();
-    let (_server, claims) = offered(&with_manifest(&bytes, |manifest| manifest["also"] = also));
+    let long = format!("\u{1b}[31m{}", "W".repeat(1000));
+    let (_server, claims) = offered(&with_manifest(&bytes, |manifest| {
+        (manifest["also"], manifest["os"]) = (also, long.into());
+    }));
     let kept = pull(&host, &claims).unwrap_or_else(|error| panic!("{}", chain(&error))).manifest;
     assert_eq!((&kept.id, kept.also), (&image.manifest.id, vec![]));
+    assert_eq!(kept.os, Some(format!("[31m{}", "W".repeat(124))), "a line that is fit to be shown");
     assert!(kept.created_at >= image.manifest.created_at, "it was made here: {}", kept.created_at);
     host.store.delete(&kept.id, &host.cancel).unwrap();
 
-    let changes: [(&str, Value, &str); 3] = [
+    let changes: [(&str, Value, &str); 4] = [
+        ("init", json!("sbin/init"), "no absolute path"),
         ("config", json!({"env": {"A": "\0"}}), "a zero byte"),
         ("config", json!({"workdir": "srv"}), "not an absolute path"),
         ("size_bytes", json!(4096), "bytes, not 4096"),
