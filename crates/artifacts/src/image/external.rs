@@ -208,7 +208,7 @@ mod tests {
     }
 
     /// Offset of the time of the last write (`s_wtime`).
-    const WRITTEN: u64 = 1024 + 0x30;
+    const WRITTEN: usize = SUPERBLOCK + 0x30;
 
     fn said(bytes: &[u8]) -> String {
         check(bytes, bytes.len() as u64).err().map(|error| error.to_string()).unwrap_or_default()
@@ -256,10 +256,10 @@ mod tests {
         // As somebody does who mounts it, changes a file, and sets the modification time back.
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
         let modified = file.metadata().unwrap().modified().unwrap();
-        file.write_all_at(&[7; 4], WRITTEN).unwrap();
+        file.write_all_at(&[7; 4], WRITTEN as u64).unwrap();
         file.set_modified(modified).unwrap();
         assert_ne!(digest(&path), first);
-        file.write_all_at(&ext4()[WRITTEN as usize..][..4], WRITTEN).unwrap();
+        file.write_all_at(&ext4()[WRITTEN..][..4], WRITTEN as u64).unwrap();
         file.set_modified(modified).unwrap();
         assert_eq!(digest(&path), first);
         file.set_modified(std::time::UNIX_EPOCH).unwrap();

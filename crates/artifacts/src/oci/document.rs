@@ -24,6 +24,10 @@ pub(super) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.v2+json";
 
+/// Media types of an image's configuration.
+const CONFIG_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+
 /// Reason why a document is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum DocumentError {
@@ -44,7 +48,7 @@ pub enum DocumentError {
 /// Document that a name leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Document {
-    /// Index: manifests for several platforms, without the attestations listed among them.
+    /// Index: manifests for several platforms, without the statements about them that are listed among them.
     Index(Vec<Descriptor>),
     /// Manifest of one image.
     Manifest(Manifest),
@@ -119,7 +123,9 @@ struct RawDescriptor {
     #[serde(default)]
     platform: Option<RawPlatform>,
     #[serde(default)]
-    annotations: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, Option<String>>>,
+    #[serde(default)]
+    artifact_type: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -160,15 +166,30 @@ struct RawRun {
     working_dir: String,
     #[serde(deserialize_with = "or_default")]
     user: String,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "words")]
     entrypoint: Vec<String>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "words")]
     cmd: Vec<String>,
 }
 
 /// Accepts `null`, which Go writes for empty values.
 fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(input: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
+}
+
+/// Accepts a single word in place of a list, as Docker does.
+fn words<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Words {
+        One(String),
+        List(Vec<String>),
+    }
+    Ok(match Option::deserialize(input)? {
+        None => Vec::new(),
+        Some(Words::One(word)) => vec![word],
+        Some(Words::List(list)) => list,
+    })
 }
 
 impl Document {
@@ -189,7 +210,7 @@ impl Document {
                 if manifests.len() > MAX_MANIFESTS {
                     return Err(DocumentError::TooMany(manifests.len(), "manifests", MAX_MANIFESTS));
                 }
-                let images = manifests.into_iter().filter(|manifest| !manifest.is_attestation());
+                let images = manifests.into_iter().filter(|manifest| !manifest.is_statement());
                 Ok(Self::Index(images.map(RawDescriptor::read).collect()))
             }
             (None, Some(config), layers) => {
@@ -225,17 +246,23 @@ impl Descriptor {
 }
 
 impl RawDescriptor {
-    /// Whether this is a statement about an image of the index rather than an image, as buildx adds one for each.
-    fn is_attestation(&self) -> bool {
-        let annotations = self.annotations.as_ref();
-        let annotated = annotations.and_then(|annotations| annotations.get("vnd.docker.reference.type"));
+    /// Whether this is a statement about an image of the index rather than an image: buildx adds an attestation for
+    /// each, cosign signatures and more, other tools artifacts of other types (image-spec 1.1).
+    fn is_statement(&self) -> bool {
+        let annotation = |key: &str| self.annotations.as_ref()?.get(key)?.as_deref();
         let unknown = |platform: &RawPlatform| platform.os == "unknown" && platform.architecture == "unknown";
-        annotated.is_some_and(|kind| kind == "attestation-manifest") || self.platform.as_ref().is_some_and(unknown)
+        let of_cosign = |kind: &str| kind.starts_with("dev.cosignproject.cosign/") && !kind.ends_with("/image");
+        // For an image, this is the media type of its configuration.
+        let of_another_type = |kind: &str| !kind.is_empty() && !CONFIG_TYPES.contains(&kind);
+        annotation("vnd.docker.reference.type") == Some("attestation-manifest")
+            || annotation("kind").is_some_and(of_cosign)
+            || self.artifact_type.as_deref().is_some_and(of_another_type)
+            || self.platform.as_ref().is_some_and(unknown)
     }
 
     fn read(self) -> Descriptor {
         let mut annotations = self.annotations.unwrap_or_default();
-        let mut short = |key: &str| annotations.remove(key).filter(|name| name.len() <= 512);
+        let mut short = |key: &str| annotations.remove(key).flatten().filter(|name| name.len() <= 512);
         let tag = short("org.opencontainers.image.ref.name");
         let name = short("io.containerd.image.name").or_else(|| tag.clone());
         Descriptor {
@@ -391,6 +418,8 @@ mod tests {
         assert_eq!((config.run.workdir.as_deref(), config.run.user.as_deref()), (Some("/rel"), Some("1:2")));
         assert_eq!((config.run.entrypoint.len(), config.run.cmd.len()), (1, 0));
         ConfigFile::parse(br#"{"rootfs": {}, "config": null}"#).unwrap();
+        let word = ConfigFile::parse(br#"{"rootfs": {}, "config": {"Cmd": "/bin/sh", "Entrypoint": null}}"#).unwrap();
+        assert_eq!((word.run.cmd, word.run.entrypoint), (vec!["/bin/sh".to_owned()], vec![]));
         let escaped = "\u{1}".repeat(MAX_RUN_CONFIG / 6);
         for many in
             [json!(["x".repeat(MAX_RUN_CONFIG)]), json!([escaped]), json!(vec![""; MAX_RUN_CONFIG / WORD_OVERHEAD])]

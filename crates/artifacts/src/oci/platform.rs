@@ -41,7 +41,21 @@ impl Platform {
         let letter = |c: char| if is_letter(c.to_ascii_lowercase()) { c.to_ascii_lowercase() } else { '_' };
         let part = |text: &str| text.chars().take(MAX_PART).map(letter).collect::<String>();
         let variant = variant.filter(|variant| !variant.is_empty()).map(part);
-        Self { os: part(os), architecture: part(architecture), variant }
+        Self::by_gos_names(part(os), &part(architecture), variant)
+    }
+
+    /// Returns the platform with its processor by Go's name, where it is called as `uname -m` or Debian calls it: what
+    /// containerd, and so Docker, reads these names as.
+    fn by_gos_names(os: String, architecture: &str, variant: Option<String>) -> Self {
+        let (name, implied) = match architecture {
+            "x86_64" => ("amd64", None),
+            "aarch64" => ("arm64", None),
+            "i386" => ("386", None),
+            "armhf" => ("arm", Some("v7")),
+            "armel" => ("arm", Some("v6")),
+            other => (other, None),
+        };
+        Self { os, architecture: name.to_owned(), variant: variant.or_else(|| implied.map(str::to_owned)) }
     }
 
     /// Whether the image or index declares no operating system or no processor.
@@ -103,7 +117,7 @@ impl FromStr for Platform {
             Some((architecture, variant)) => (architecture, Some(variant)),
             None => (rest, None),
         };
-        Ok(Self { os: os.into(), architecture: architecture.into(), variant: variant.map(Into::into) })
+        Ok(Self::by_gos_names(os.into(), architecture, variant.map(Into::into)))
     }
 }
 
@@ -143,6 +157,10 @@ mod tests {
     fn the_best_that_runs() {
         for (offered, asked, serves) in [
             ("linux/amd64", "linux/amd64", 3),
+            ("linux/x86_64", "linux/amd64", 3),
+            ("linux/arm64", "linux/aarch64", 3),
+            ("linux/armhf", "linux/arm/v7", 3),
+            ("linux/armel", "linux/arm/v7", 0),
             ("linux/amd64/v3", "linux/amd64", 1),
             ("linux/arm64/v8", "linux/arm64", 3),
             ("linux/arm/v6", "linux/arm/v7", 0),

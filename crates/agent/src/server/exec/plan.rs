@@ -105,7 +105,8 @@ fn image_env(guest: &Guest) -> BTreeMap<String, String> {
     if (guest.runs_in, guest.init) == (RunsIn::Machine, Init::Agent)
         && let Some(path) = env.get_mut("PATH")
     {
-        *path = format!("{BIN}:{path}");
+        // An empty part would be the working directory, and so is an empty PATH.
+        *path = if path.is_empty() { BIN.to_owned() } else { format!("{BIN}:{path}") };
     }
     env
 }
@@ -215,6 +216,8 @@ mod tests {
         assert_eq!((plan(spec(&[])).program.as_str(), plan(spec(&[])).args.len()), ("/bin/sh", 0));
         let plan = planned(spec(&[]), &guest, &Accounts::default(), &[]);
         assert_eq!((plan.program.as_str(), plan.args.as_slice()), ("/app/serve", ["-x".to_owned()].as_slice()));
+        guest.config.image.env.insert("PATH".to_owned(), String::new());
+        assert_eq!(planned(spec(&["env"]), &guest, &Accounts::default(), &[]).env["PATH"], BIN);
     }
 
     #[test]

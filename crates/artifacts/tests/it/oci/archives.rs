@@ -9,7 +9,7 @@ use super::{
 use crate::{ext4::Image, sha256};
 use banger_artifacts::oci::Limits;
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 /// Returns the files of an OCI layout with one image per (name, content of `/a`).
 fn layout(images: &[(&str, &str)]) -> Vec<(String, Vec<u8>)> {
@@ -258,19 +258,28 @@ fn containerd_names_choose_and_name_an_image() {
 }
 
 #[test]
-fn attestations_are_no_images() {
+fn statements_about_images_are_no_images() {
     let host = Host::new();
-    let kind = ("vnd.docker.reference.type", "attestation-manifest");
+    let buildx = json!({"vnd.docker.reference.type": "attestation-manifest", "x": null});
     let unknown = json!({"os": "unknown", "architecture": "unknown"});
-    // As buildx writes them, and with only one of the two marks.
-    for (number, (annotations, platform)) in
-        [(json!({kind.0: kind.1}), unknown.clone()), (json!({kind.0: kind.1}), Value::Null), (json!({}), unknown)]
-            .into_iter()
-            .enumerate()
-    {
+    let marks = [
+        // As buildx writes them, and with only one of the two marks.
+        json!({"annotations": buildx, "platform": unknown}),
+        json!({"annotations": buildx}),
+        json!({"platform": unknown}),
+        // As cosign saves signatures, and as image-spec 1.1 has other artifacts.
+        json!({"annotations": {"kind": "dev.cosignproject.cosign/sigs"}}),
+        json!({"artifactType": "application/vnd.example.sbom"}),
+    ];
+    for (number, mark) in marks.iter().enumerate() {
         let mark = |index: &mut Vec<Value>| {
-            index[0]["annotations"] = annotations.clone();
-            index[0]["platform"] = platform.clone();
+            index[0].as_object_mut().unwrap().remove("platform");
+            index[0].as_object_mut().unwrap().extend(mark.as_object().unwrap().clone());
+            let image = [("kind", "dev.cosignproject.cosign/image"), ("org.opencontainers.image.ref.name", "v1")];
+            if index.len() > 1 {
+                index[1]["annotations"] = json!(BTreeMap::from(image));
+                index[1]["artifactType"] = "application/vnd.oci.image.config.v1+json".into();
+            }
         };
         let both = write(&host, &format!("both-{number}.tar"), &with_index(&[("", "no"), ("v1", "one")], mark));
         assert_eq!(a(&host, &format!("oci-archive:{both}")), ("one".into(), Some("v1".into())));
