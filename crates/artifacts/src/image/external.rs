@@ -1,8 +1,8 @@
 //! Unmanaged images: files of the user's. Decides what such a file must be, and how its id is made.
 //!
-//! It is read as little as possible: the superblock must be that of an ext4 that a guest can mount read-only. The
-//! rest is not hashed; the id is made from `stat(2)` and the superblock, so a file that changed is another image: also
-//! one whose modification time was set back, because whoever mounts a file system to write to it changes its superblock.
+//! It is read as little as possible: the superblock must be that of an ext4 that a guest can mount read-only. The rest
+//! is not hashed; the id is made from `stat(2)` and the superblock, so a file that changed is another image: also one
+//! whose modification time was set back, because whoever mounts a file system to write to it changes its superblock.
 
 use super::{
     file_format,
