@@ -2,7 +2,7 @@
 
 use super::{ImageService, off_thread};
 use crate::failures::Explain;
-use banger_artifacts::image::{Image, ImageError, ImageManifest, ListedImage};
+use banger_artifacts::image::{Image, ImageConfig, ImageError, ImageManifest, ListedImage};
 use banger_proto::{
     api::artifact::{self, ImageState},
     failure::Failure,
@@ -19,7 +19,9 @@ impl ImageService {
         let looks = off_thread(move || images.list_with_problems()).await.map_err(Explain::explain)?;
         let mut shown = Vec::new();
         for look in looks {
-            shown.push(self.show_one(look, &names).await?);
+            let image = self.show_one(look, &names).await?;
+            // Half a megabyte of each, if it comes to the worst.
+            shown.push(artifact::Image { config: None, ..image });
         }
         Ok(shown)
     }
@@ -53,7 +55,6 @@ impl ImageService {
         let (digest, source) = (known(|it| it.digest.clone()), known(|it| it.source.to_string()));
         let size = allocated(&rootfs).or(manifest.as_ref().map(|it| ByteSize(it.size_bytes)));
         let (state, problem, hints) = condition(&id, problem, doubtful);
-        let (kernel, os) = manifest.map_or((None, None), |manifest| (manifest.kernel, manifest.os));
         Ok(artifact::Image {
             names: names.get(&id).cloned().unwrap_or_default(),
             used_by: self.store.vms_of_image(&id).await?,
@@ -61,8 +62,11 @@ impl ImageService {
             source,
             size: size.unwrap_or(ByteSize(0)),
             managed,
-            kernel,
-            os,
+            kernel: manifest.as_ref().and_then(|manifest| manifest.kernel.clone()),
+            os: manifest.as_ref().and_then(|manifest| manifest.os.clone()),
+            arch: manifest.as_ref().map(|manifest| manifest.arch.clone()),
+            init: manifest.as_ref().and_then(|manifest| manifest.init.clone()),
+            config: manifest.and_then(|manifest| manifest.config).map(shown_config),
             created_at: since,
             state,
             problem,
@@ -78,6 +82,11 @@ impl ImageService {
         }
         Ok(names)
     }
+}
+
+fn shown_config(config: ImageConfig) -> artifact::ImageConfig {
+    let ImageConfig { env, workdir, user, entrypoint, cmd } = config;
+    artifact::ImageConfig { env, workdir, user, entrypoint, cmd }
 }
 
 /// State of an image, the reason for it, and hints.

@@ -6,7 +6,7 @@ use crate::{
     size::ByteSize,
 };
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// A root file system image on this host. Field names are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,15 @@ pub struct Image {
     /// `PRETTY_NAME` of its os-release: guest text, escape it.
     #[serde(default)]
     pub os: Option<String>,
+    /// Processor it is made for, as `uname -m` names it; absent where its manifest is damaged.
+    #[serde(default)]
+    pub arch: Option<String>,
+    /// Init it has, which `vm run --init auto` starts.
+    #[serde(default)]
+    pub init: Option<String>,
+    /// What it says about its commands. Absent in lists, and where it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ImageConfig>,
     /// When it was made on this host (RFC 3339, UTC).
     pub created_at: String,
     /// Whether it can be used.
@@ -44,6 +53,24 @@ pub struct Image {
     /// VMs that use it.
     #[serde(default)]
     pub used_by: Vec<VmName>,
+}
+
+/// Defaults of the commands that run in an image: the content of an OCI image configuration. Guest text, escape it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImageConfig {
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    #[serde(default)]
+    pub workdir: Option<String>,
+    /// `user`, `uid`, `user:group` or `uid:gid`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Words before the command.
+    pub entrypoint: Vec<String>,
+    /// Default command.
+    pub cmd: Vec<String>,
 }
 
 /// Whether an image can be used, as far as a quick check tells.

@@ -62,6 +62,31 @@ fn a_name_belongs_to_its_source_until_it_is_given_up() {
 }
 
 #[test]
+fn what_an_image_says_about_its_commands_is_shown() {
+    let env = TestEnv::empty();
+    let mut image = ImageLayout::new(&env.home().join("layout"));
+    image.layer(&[], |layer| layer.add("srv/greeting", &Entry::FILE, "1"));
+    let run = json!({"WorkingDir": "/srv", "User": "7", "Env": ["A=b c", "P=/bin"], "Cmd": ["serve", "-x"]});
+    pull(&env, &[&image.finish("app", &run), "--name", "app"]);
+    let shown = env.banger(["image", "show", "app"]).run().expect(0).out();
+    for (key, value) in [
+        ("arch", "x86_64"),
+        ("env", r#"["A=b c","P=/bin"]"#),
+        ("workdir", "/srv"),
+        ("user", "7"),
+        ("cmd", r#"["serve","-x"]"#),
+    ] {
+        let line = shown.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        assert_eq!(line.map(str::trim), Some(value), "{shown}");
+    }
+    assert!(!shown.contains("entrypoint"), "{shown}");
+    let config = env.banger(["image", "show", "app", "--json"]).run().expect(0).json()["config"].clone();
+    assert_eq!((&config["user"], &config["cmd"]), (&json!("7"), &json!(["serve", "-x"])));
+    let listed = env.banger(["image", "list", "--json"]).run().expect(0).json()[0].clone();
+    assert_eq!((&listed["arch"], listed.get("config")), (&json!("x86_64"), None));
+}
+
+#[test]
 fn a_moved_tag_moves_the_name_and_a_vm_stays_on_its_image() {
     let Some(env) = TestEnv::fake() else { return };
     let source = layout(&env, "moving", "1");

@@ -24,6 +24,7 @@ pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
     let path = format!("/v1/images/{}", segment(args.image.as_str()));
     let image: Image = context.daemon().await?.get(&path).await?;
     context.printer.data(&image, |image| {
+        let config = image.config.as_ref();
         facts(&[
             ("names", Some(names(image))),
             ("id", Some(image.id.to_string())),
@@ -32,6 +33,13 @@ pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
             ("hint", (!image.hints.is_empty()).then(|| image.hints.join("; "))),
             ("digest", Some(image.digest.clone())),
             ("os", image.os.clone()),
+            ("arch", image.arch.clone()),
+            ("init", image.init.clone()),
+            ("env", config.and_then(|config| words(config.env.iter().map(|(name, value)| format!("{name}={value}"))))),
+            ("workdir", config.and_then(|config| config.workdir.clone())),
+            ("user", config.and_then(|config| config.user.clone())),
+            ("entrypoint", config.and_then(|config| words(config.entrypoint.iter().cloned()))),
+            ("cmd", config.and_then(|config| words(config.cmd.iter().cloned()))),
             ("size", Some(image.size.to_string())),
             ("source", Some(image.source.clone())),
             ("managed", Some(managed(image).into())),
@@ -41,4 +49,10 @@ pub(crate) async fn run(context: &Context, args: &ShowArgs) -> Result {
         ])
     })?;
     Ok(Status::Done)
+}
+
+/// Returns the words as an image's configuration has them: a JSON array. Absent where there are none.
+fn words(words: impl Iterator<Item = String>) -> Option<String> {
+    let words: Vec<String> = words.collect();
+    (!words.is_empty()).then(|| serde_json::Value::from(words).to_string())
 }
