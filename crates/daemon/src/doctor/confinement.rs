@@ -19,10 +19,10 @@ fn judge(host: &Host, found: ConfinementFinding) -> Finding {
     match found {
         ConfinementFinding::Whole => pass(
             NAME,
-            "monitors run in namespaces and a root of their own, under Landlock and a filter of system calls (one was tried)",
+            "VMMs run in namespaces and a root of their own, under Landlock and a filter of system calls (one was tried)",
         ),
         ConfinementFinding::Weaker { lack } => {
-            let mut finding = warn(NAME, format!("monitors are confined less than they should be: {lack}"));
+            let mut finding = warn(NAME, format!("VMMs are confined less than they should be: {lack}"));
             finding.hints = user_namespaces::obstacles(host).into_iter().map(|it| it.hint.to_owned()).collect();
             if lack.contains("Landlock") {
                 finding.hints.push(
@@ -35,7 +35,7 @@ fn judge(host: &Host, found: ConfinementFinding) -> Finding {
             finding
         }
         ConfinementFinding::Broken { reason } => {
-            let mut finding = fail(NAME, format!("no monitor can be started: {reason}"));
+            let mut finding = fail(NAME, format!("no VMM can be started: {reason}"));
             finding.hints.push("install banger again: its programs belong together".into());
             finding
         }

@@ -130,7 +130,7 @@ mod tests {
     use banger_proto::api::host::Verdict;
 
     #[tokio::test]
-    async fn a_host_without_a_monitor_is_told_what_to_install() {
+    async fn a_host_without_a_vmm_is_told_what_to_install() {
         let mut bench = Bench::new();
         bench.write("qemu.toml", "");
         let missing = bench.temp.path().join("no-qemu");

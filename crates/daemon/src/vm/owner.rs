@@ -322,6 +322,16 @@ impl Owner {
         done
     }
 
+    /// Whether the VM is down and a process of its last machine may still run: it did not end when it was killed.
+    pub(super) async fn has_remains(&self) -> bool {
+        !self.row.state.is_live() && holds_machine(&self.parts, &self.row.id).await
+    }
+
+    /// Ends those processes, as the step should have that took the VM down.
+    pub(super) async fn end_remains(&mut self) -> Result<(), Failure> {
+        self.down(VmState::Stopped, None).await
+    }
+
     /// Records that a VM without a machine is stopped, because its first start was called off.
     pub(super) async fn mark_stopped(&mut self) {
         self.row.state = VmState::Stopped;

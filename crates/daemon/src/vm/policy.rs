@@ -9,7 +9,8 @@
 //!  set      run         run          wait            wait         wait    wait  refuse
 //!  delete   run         needs force  cancel, run     cancel, run  wait    wait  wait
 //! ```
-//! The columns are the step in progress. "Down" is created, stopped or failed.
+//! The columns are the step in progress. "Down" is created, stopped or failed. Where a machine that was taken down left
+//! processes behind, which did not end when they were killed, a stop and a kill try again before they come here.
 //!
 //!
 //! Deleting a live VM needs force whatever is in progress, unless another delete is: then the VM is lost already.

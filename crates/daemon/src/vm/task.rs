@@ -92,6 +92,11 @@ pub(super) async fn run(mut owner: Owner, mut commands: mpsc::Receiver<Command>,
             command.answer(Err(failure));
             continue;
         }
+        if matches!(command.op, Op::Stop { .. } | Op::Kill { .. }) && owner.has_remains().await {
+            let ended = owner.end_remains().await;
+            command.answer(ended);
+            continue;
+        }
         let verdict = if resume { Verdict::Run } else { policy::decide(owner.row().state, None, &command.op) };
         match verdict {
             Verdict::Nothing => waiters.complete(command, &owner),

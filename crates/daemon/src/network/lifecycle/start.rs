@@ -93,6 +93,6 @@ pub(super) async fn close(record: &mut Record, state: &Path) -> io::Result<()> {
 /// Finds a process that is still in the namespace now that its holder is gone.
 async fn member(shared: &Shared, namespace: u64, helper: Option<ProcessIdentity>) -> Option<ProcessIdentity> {
     let rows = shared.store.vms().await.unwrap_or_default();
-    let monitors = rows.iter().filter_map(|row| row.run.vmm_process);
-    helper.into_iter().chain(monitors).find(|process| holder::namespace_of(*process) == Some(namespace))
+    let vmms = rows.iter().filter_map(|row| row.run.vmm_process);
+    helper.into_iter().chain(vmms).find(|process| holder::namespace_of(*process) == Some(namespace))
 }

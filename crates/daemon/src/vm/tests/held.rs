@@ -3,6 +3,7 @@
 
 use super::{machine::FakeShim, *};
 use banger_machine::shim::control::ShimRequest;
+use banger_proto::api::vm::KillSignal;
 use rustix::fs::{FlockOperation, flock};
 
 /// Holds the VM's lock as a running shim does, until it is dropped.
@@ -49,11 +50,31 @@ async fn a_stop_that_leaves_something_running_fails_and_nothing_is_started_besid
     assert_eq!(refused.message, "VM v cannot start: what ran of it does not end");
     assert_held(&world, &row).await;
 
+    for again in [Op::Stop { grace: None, cause: StopCause::Asked }, Op::Kill { signal: KillSignal::Kill }] {
+        let refused = world.vms().change("v", again, &operation).await.unwrap_err();
+        assert_eq!(refused.message, "VM v is not down: what runs of it does not end", "{refused}");
+    }
     drop(holder);
     let tried = world.vms().change("v", start(), &operation).await.unwrap_err();
     // Either there is no VMM on this host, or there is no image, because none was made here.
     assert!(matches!(tried.code, Code::NotFound | Code::Unavailable), "{tried}");
     assert_eq!(world.holds(&row).await, [ResourceKind::StateDirectory], "it is given back first");
+}
+
+#[tokio::test]
+async fn a_second_stop_ends_what_the_first_left_running() {
+    for again in [Op::Stop { grace: None, cause: StopCause::Asked }, Op::Kill { signal: KillSignal::Kill }] {
+        let world = World::new();
+        let row = world.vm("v", VmState::Running).await;
+        world.record(&row, EXIT_FILE, &ended());
+        let holder = hold_lock(&world, &row);
+        world.vms().reconcile().await.unwrap();
+        assert_held(&world, &row).await;
+        drop(holder);
+        let now = world.vms().change("v", again, &Operation::unwatched()).await.unwrap();
+        assert_eq!((now.state, now.reason), (VmState::Stopped, None));
+        assert_eq!(world.holds(&row).await, [ResourceKind::StateDirectory]);
+    }
 }
 
 #[tokio::test]
