@@ -16,7 +16,10 @@ use crate::{
     exit::{Result, Status},
     signals::Signals,
 };
-use banger_proto::api::artifact::{Image, ImageState};
+use banger_proto::{
+    api::artifact::{Image, ImageState},
+    name::ImageName,
+};
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::Serialize;
@@ -76,17 +79,36 @@ pub(crate) async fn dispatch(context: &Context, command: ImageCommand) -> Result
     }
 }
 
-/// Runs an operation that creates an image, and prints its names.
-async fn make(context: &Context, path: &str, request: Option<&impl Serialize>, on_interrupt: &'static str) -> Result {
+/// Runs an operation that creates an image, and prints the name by which it was `asked` for.
+async fn make(
+    context: &Context,
+    path: &str,
+    request: Option<&impl Serialize>,
+    asked: &str,
+    on_interrupt: &'static str,
+) -> Result {
     let mut signals = Signals::install()?;
     let image = signals
         .guard(on_interrupt, async { context.daemon().await?.operate::<Image>(Method::POST, path, request).await })
         .await?
         .settle(&context.printer, &mut signals, on_interrupt)
         .await?;
-    context.printer.data(&image, names)?;
+    context.printer.data(&image, |image| called(image, asked))?;
     Ok(Status::Done)
 }
+
+/// Returns one word that leads to the image: the name by which it was asked for, or another one, or its id.
+fn called(image: &Image, asked: &str) -> String {
+    let tagged = if asked.rsplit('/').next().unwrap_or(asked).contains([':', '@']) { "" } else { ":latest" };
+    let full = format!("{asked}{tagged}");
+    let forms = [asked, &full].into_iter().chain(DEFAULTS.iter().filter_map(|default| full.strip_prefix(default)));
+    let is_there = |form: &&str| image.names.iter().any(|name| name.as_str() == *form);
+    let known = forms.into_iter().find(is_there).or(image.names.first().map(ImageName::as_str));
+    known.unwrap_or(image.id.as_str()).to_owned()
+}
+
+/// Beginnings that the name of an image leaves out, the longest first.
+const DEFAULTS: [&str; 2] = ["docker.io/library/", "docker.io/"];
 
 /// Formats the names of an image for one cell.
 fn names(image: &Image) -> String {
@@ -110,4 +132,29 @@ fn managed(image: &Image) -> &'static str {
 /// Joins names for one cell.
 fn join<N: ToString>(names: &[N]) -> String {
     names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_that_was_asked_for_is_printed() {
+        let image = |names: &[&str]| -> Image {
+            serde_json::from_value(serde_json::json!({"id": "0123456789abcdef", "names": names, "digest": "x",
+                "source": "x", "size": 1, "managed": true, "created_at": "x"}))
+            .unwrap()
+        };
+        let names = ["alpine:3", "alpine:latest", "host:5000/app:latest", "mine"];
+        for (asked, printed) in [
+            ("mine", "mine"),
+            ("alpine", "alpine:latest"),
+            ("docker.io/library/alpine:3", "alpine:3"),
+            ("host:5000/app", "host:5000/app:latest"),
+            ("oci:/srv/app:v1", "alpine:3"),
+        ] {
+            assert_eq!(called(&image(&names), asked), printed);
+        }
+        assert_eq!(called(&image(&[]), "mine"), "0123456789abcdef");
+    }
 }

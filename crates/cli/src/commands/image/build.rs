@@ -34,9 +34,9 @@ pub(crate) struct BuildArgs {
     force: bool,
 }
 
-/// Builds the image, and prints its names.
+/// Builds the image, and prints its name.
 pub(crate) async fn run(context: &Context, args: BuildArgs) -> Result {
     let BuildArgs { name, debian, include, kernel, force } = args;
     let request = BuildImage { name, debian: debian.into(), include, kernel, force };
-    make(context, "/v1/images/build", Some(&request), INTERRUPTED).await
+    make(context, "/v1/images/build", Some(&request), request.name.as_str(), INTERRUPTED).await
 }

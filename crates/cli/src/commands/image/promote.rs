@@ -15,8 +15,8 @@ pub(crate) struct PromoteArgs {
     image: ImageName,
 }
 
-/// Copies the image, and prints its names.
+/// Copies the image, and prints its name.
 pub(crate) async fn run(context: &Context, args: &PromoteArgs) -> Result {
     let path = format!("/v1/images/{}/promote", segment(args.image.as_str()));
-    make(context, &path, None::<&()>, INTERRUPTED).await
+    make(context, &path, None::<&()>, args.image.as_str(), INTERRUPTED).await
 }

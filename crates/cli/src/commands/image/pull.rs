@@ -42,11 +42,12 @@ pub(crate) struct PullArgs {
     force: bool,
 }
 
-/// Pulls the image, and prints its names.
+/// Pulls the image, and prints its name.
 pub(crate) async fn run(context: &Context, args: PullArgs) -> Result {
     let PullArgs { image, name, kernel, platform, force } = args;
     let logins = arguments::logins(|key| std::env::var_os(key))?;
     let platform = platform.map(String::from);
     let request = PullImage { image: arguments::source(image)?, name, kernel, platform, logins, force };
-    make(context, "/v1/images/pull", Some(&request), INTERRUPTED).await
+    let asked = request.name.as_ref().map_or(request.image.as_str(), ImageName::as_str);
+    make(context, "/v1/images/pull", Some(&request), asked, INTERRUPTED).await
 }

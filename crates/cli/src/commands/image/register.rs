@@ -41,7 +41,7 @@ pub(crate) struct RegisterArgs {
     force: bool,
 }
 
-/// Registers the image, and prints its names.
+/// Registers the image, and prints its name.
 pub(crate) async fn run(context: &Context, args: RegisterArgs) -> Result {
     let maybe = |path: Option<PathBuf>| path.map(|path| absolute(&path)).transpose();
     let request = RegisterImage {
@@ -54,5 +54,5 @@ pub(crate) async fn run(context: &Context, args: RegisterArgs) -> Result {
         modules: maybe(args.modules)?,
         force: args.force,
     };
-    make(context, "/v1/images/register", Some(&request), INTERRUPTED).await
+    make(context, "/v1/images/register", Some(&request), request.name.as_str(), INTERRUPTED).await
 }
