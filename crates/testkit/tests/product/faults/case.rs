@@ -58,7 +58,7 @@ impl Act {
         match self {
             CreateLeft | RunLeft => Some(("create.furnished", Client)),
             StartLeft => Some(("start.launched", Client)),
-            // Before its shim listens to the guest, which may be up by then.
+            // Before its shim listens to the guest.
             RunLost | RunLeasedLost => Some(("shim.running", Vmm)),
             _ => None,
         }
@@ -114,7 +114,16 @@ impl CaseRunner {
         self.arm(before.map_or(if act == RunStopped { OVERTAKEN } else { point }, |(first, _)| first));
         let command = self.command(act).unwrap_or_else(|| vec!["vm", "list"]);
         let invocation = self.env.banger(&command);
-        let invocation = if act == AdoptClosed { invocation.env("BANGER_UPLINK", "none") } else { invocation };
+        let invocation = match act {
+            AdoptClosed => invocation.env("BANGER_UPLINK", "none"),
+            // A guest that is up by the time its VMM is killed would leave word of that, and the start be over. The
+            // daemon of this client hands the variable on.
+            RunLost | RunLeasedLost => {
+                self.end_daemon();
+                invocation.env("FAKE_QEMU_READY", "never")
+            }
+            _ => invocation,
+        };
         let session = invocation.spawn();
         if let Some((first, dies)) = before {
             self.reached(first, &what);
