@@ -91,38 +91,40 @@ impl ImageService {
         claim: &Claim,
         operation: &Operation,
     ) -> Result<(), Failure> {
-        let before = self.holder(name).await?;
+        let before = self.store.name_origin(name).await?.map(|(before, _)| before).filter(|before| before != id);
         let Claim { source, chosen, pinned, .. } = claim.clone();
         self.store.name_image(name, id, Origin { source, chosen, pinned }).await?;
-        if let Some((before, _)) = before
-            && before != *id
-        {
-            operation.notice(format!(
-                "{name} was another image until now, which stays as {before} (`banger image delete {before}` deletes it)"
-            ));
+        if let Some(before) = before {
+            operation.notice(if self.is_here(&before).await? {
+                format!("{name} was another image until now, which stays as {before} (`banger image delete {before}` deletes it)")
+            } else {
+                format!("{name} was image {before} until now, which was lost")
+            });
         }
         Ok(())
     }
 
-    /// Refuses a name that belongs to another image than `id`, unless `claim` goes that far.
+    /// Refuses a name that belongs to another image than `id`, unless `claim` goes that far. Without an `id`, before it
+    /// is known which image the name will get, that may still be the one which has it.
     pub(super) async fn check_name_free(
         &self,
         name: &ImageName,
         id: Option<&ImageId>,
         claim: &Claim,
     ) -> Result<(), Failure> {
-        match self.holder(name).await? {
-            Some((holder, origin)) if Some(&holder) != id && !claim.beats(&origin) => {
-                Err(claim.refusal(name, origin.source.as_deref()))
-            }
-            _ => Ok(()),
+        let Some((holder, origin)) = self.store.name_origin(name).await? else { return Ok(()) };
+        if Some(&holder) == id {
+            return Ok(());
         }
-    }
-
-    /// Returns the image that has a name and how it got it. The name of an image that is no longer here is free.
-    async fn holder(&self, name: &ImageName) -> Result<Option<(ImageId, Origin)>, Failure> {
-        let Some((id, origin)) = self.store.name_origin(name).await? else { return Ok(None) };
-        Ok(self.is_here(&id).await?.then_some((id, origin)))
+        if self.is_here(&holder).await? {
+            return if claim.beats(&origin) { Ok(()) } else { Err(claim.refusal(name, origin.source.as_deref())) };
+        }
+        // It was lost, and its name is how its VMs know where it came from.
+        if id.is_none() || claim.beats_lost(&origin) {
+            return Ok(());
+        }
+        Err(Failure { code: Code::Conflict, ..lost(name, &origin) }
+            .hint("--force lets the name point at the new one; VMs stay on the image they have"))
     }
 
     /// Refuses a reference for which [`Self::delete_image`] would find nothing.
@@ -276,6 +278,12 @@ impl Claim {
                 (Some(source), Some(other)) => source == other || !(self.chosen || there.chosen),
                 _ => false,
             }
+    }
+
+    /// Whether a name may be taken from an image that was lost. One that a user gave stays with it, even if the same
+    /// source has another image now. One that was made here is made again, and that may be another.
+    fn beats_lost(&self, there: &Origin) -> bool {
+        self.force || !there.chosen || (self.source.is_none() && there.source.is_none())
     }
 
     fn refusal(&self, name: &ImageName, there: Option<&str>) -> Failure {

@@ -37,12 +37,18 @@ pub(super) enum PullTarget {
 impl ImageService {
     /// Resolves a text; fails when it means nothing.
     pub(super) async fn resolve_pull(&self, text: &str) -> Result<PullTarget, Failure> {
+        // A file needs no catalog, and no server of one.
+        let source = text.parse();
+        if let Ok(file @ (ImageSource::Layout(_) | ImageSource::OciArchive(_) | ImageSource::DockerArchive(_))) = source
+        {
+            return Ok(PullTarget::Source(file));
+        }
         if let Ok(name) = text.parse::<ImageName>()
             && let Some(entry) = self.image_offers.find(&name).await?
         {
             return Ok(PullTarget::Listed(Box::new(entry)));
         }
-        text.parse().map(PullTarget::Source).map_err(|error: InvalidSource| {
+        source.map(PullTarget::Source).map_err(|error: InvalidSource| {
             if let InvalidSource::Relative(_) = error {
                 return Failure::new(Code::NotFound, format!("there is no image or file {text}"))
                     .hint("a relative path is looked for where the command runs; the API takes absolute paths only");
@@ -101,6 +107,9 @@ impl ImageService {
             })?,
             None => Platform::host(),
         };
+        if platform.os != Platform::host().os {
+            return Err(Failure::new(Code::Unsupported, format!("a VM runs Linux, and no image for {platform}")));
+        }
         let elsewhere = (platform != Platform::host()).then(|| platform.clone());
         let shown = source.to_string();
         let given = match (&request.name, &source) {

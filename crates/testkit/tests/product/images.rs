@@ -62,6 +62,20 @@ fn a_name_belongs_to_its_source_until_it_is_given_up() {
 }
 
 #[test]
+fn a_file_is_pulled_whether_the_servers_of_catalogs_answer_or_not() {
+    let env = TestEnv::empty();
+    let source = layout(&env, "app", "1");
+    env.configure_also("[[image_catalog]]\nurl = \"http://127.0.0.1:1/catalog.json\"\n");
+    pull(&env, &[&source, "--name", "app"]);
+    let refused = env.banger(["image", "pull", "app2"]).run().expect(1);
+    assert!(refused.err().contains("127.0.0.1:1/catalog.json"), "{refused}");
+    // Nor is there a machine for it.
+    let refused = env.banger(["image", "pull", &source, "--platform", "freebsd/amd64"]).run().expect(1);
+    assert!(refused.err().contains("a VM runs Linux, and no image for freebsd/amd64"), "{refused}");
+    env.assert_nothing_left();
+}
+
+#[test]
 fn what_an_image_says_about_its_commands_is_shown() {
     let env = TestEnv::empty();
     let mut image = ImageLayout::new(&env.home().join("layout"));

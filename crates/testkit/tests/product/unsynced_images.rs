@@ -152,6 +152,8 @@ fn a_name_of_ones_own_leads_to_nothing_else_once_its_image_is_lost() {
         assert!(lost.err().contains(&format!("`banger image pull {source} --name mine` brings it back")), "{lost}");
         assert!(lost.err().contains("`banger image delete mine` gives the name up"), "{lost}");
     }
+    let taken = env.banger(["image", "pull", &other, "--name", "mine"]).patience(SOON).run().expect(1);
+    assert!(taken.err().contains("image mine was lost") && taken.err().contains("--force"), "{taken}");
     // What it says helps.
     assert_eq!(pull(&env, &[&source, "--name", "mine"])["id"], id.as_str());
     env.banger(["vm", "start", "v"]).patience(SOON).run().expect(0);

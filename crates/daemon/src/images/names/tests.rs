@@ -252,15 +252,39 @@ async fn what_begins_an_id_is_no_name_of_an_image_and_no_catalogs() {
 }
 
 #[tokio::test]
-async fn a_name_of_what_is_gone_is_free() {
+async fn a_name_that_was_given_stays_with_an_image_that_was_lost() {
     let dir = tempfile::tempdir().unwrap();
-    let (service, id) = service(dir.path()).await;
-    let (name, silent) = ("my".parse().unwrap(), Operation::unwatched());
-    let pulled = Claim::pulled("a:1".into(), true, false);
-    assert_eq!(service.check_name_free(&name, None, &pulled).await.unwrap_err().code, Code::Conflict);
-    assert_eq!(service.check_name_free(&name, None, &Claim::own(false)).await.unwrap_err().code, Code::AlreadyExists);
-    service.images.delete(&id, &Cancel::default()).unwrap();
-    service.check_name_free(&name, None, &pulled).await.unwrap();
-    let gone = service.give_name(&name, &id, &pulled, &silent).await.unwrap_err();
+    let (service, here) = service(dir.path()).await;
+    let (name, silent) = ("mine".parse().unwrap(), Operation::unwatched());
+    let pulled = |chosen, force| Claim::pulled("a:1".into(), chosen, force);
+    let lost: ImageId = "0123456789abcdef".parse().unwrap();
+    for (origin, claim, is_taken) in [
+        // The tag has moved.
+        (Some(("a:1", true)), pulled(true, false), false),
+        (Some(("a:1", true)), pulled(true, true), true),
+        (Some(("a:1", true)), Claim::own(false), false),
+        (Some(("a:1", false)), pulled(false, false), true),
+        (Some(("a:1", false)), pulled(true, false), true),
+        // It was made here, and is made again.
+        (None, Claim::own(false), true),
+        (None, pulled(true, false), false),
+    ] {
+        let (source, chosen) = origin.map_or((None, true), |(source, chosen)| (Some(source.to_owned()), chosen));
+        let origin = Origin { source, chosen, pinned: None };
+        service.store.unname(&name).await.unwrap();
+        service.store.name_image(&name, &lost, origin.clone()).await.unwrap();
+        service.check_name_free(&name, None, &claim).await.expect("it may be the lost one that comes back");
+        let given = service.give_name(&name, &here, &claim, &silent).await;
+        let meant = service.store.name_origin(&name).await.unwrap().unwrap().0;
+        assert_eq!(meant == here, is_taken, "{origin:?} {claim:?}");
+        if let Err(refused) = given {
+            assert!(!is_taken && refused.code == Code::Conflict, "{refused}");
+            assert!(refused.message.contains("image mine was lost"), "{refused}");
+            assert!(refused.hints.concat().contains("--force"), "{refused:?}");
+        }
+    }
+    service.store.name_image(&name, &here, Origin { source: None, chosen: true, pinned: None }).await.unwrap();
+    service.images.delete(&here, &Cancel::default()).unwrap();
+    let gone = service.give_name(&name, &here, &pulled(true, false), &silent).await.unwrap_err();
     assert!(gone.message.contains("was deleted meanwhile"), "{gone}");
 }
