@@ -271,6 +271,9 @@ impl TestEnv {
     #[track_caller]
     pub fn daemon(&self) -> Option<Identity> {
         let mut daemons = self.processes("bangerd");
+        // A program that the daemon starts has the daemon's command line between fork(2) and execve(2).
+        let all: Vec<u32> = daemons.iter().map(|daemon| daemon.pid).collect();
+        daemons.retain(|daemon| !daemon.parent().is_some_and(|parent| all.contains(&parent)));
         assert!(daemons.len() <= 1, "more than one daemon: {daemons:?}");
         daemons.pop()
     }

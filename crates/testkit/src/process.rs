@@ -47,6 +47,11 @@ impl Identity {
         number.unwrap_or_else(|| panic!("{self:?} has ended"))
     }
 
+    /// Pid of its parent; `None` if it has ended.
+    pub fn parent(&self) -> Option<u32> {
+        Stat::of(self.pid)?.field(4)?.parse().ok()
+    }
+
     /// Processor time it has used so far.
     #[track_caller]
     pub fn processor_time(&self) -> Duration {
