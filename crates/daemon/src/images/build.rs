@@ -1,7 +1,13 @@
 //! Images made on this host (built from Debian packages, promoted from a user's file), images packed for publishing,
 //! and the cache of layers.
 
-use super::{ImageService, names::Claim, off_thread, pull::agree_on_kernel, seconds};
+use super::{
+    ImageService,
+    names::{Claim, gone},
+    off_thread,
+    pull::agree_on_kernel,
+    seconds,
+};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
@@ -51,9 +57,11 @@ impl ImageService {
         Ok(image)
     }
 
-    /// Copies an image that is a user's file into the store. Its names move along; VMs that use it keep it.
+    /// Copies an image that is a user's file into the store. Its names move along; VMs that use it keep it. A copy that
+    /// nobody needs any more, because the image or its names went meanwhile, goes too.
     pub(crate) async fn promote_image(&self, reference: &str, operation: &Operation) -> Result<Image, Failure> {
         let id = self.resolve(reference).await?;
+        let had_names = !self.store.names_of_image(&id).await?.is_empty();
         let (images, from) = (self.images.clone(), id.clone());
         let asked = off_thread(move || images.get(&from)).await.map_err(Explain::explain)?.manifest.kernel;
         let (images, from) = (self.images.clone(), id.clone());
@@ -72,8 +80,12 @@ impl ImageService {
         }
         failpoint::hit("promote.copied").await;
         let _removal_lock = self.removal_lock.write().await;
-        for id in [&id, &promoted.manifest.id] {
-            self.ensure_here(id).await?;
+        self.ensure_here(&promoted.manifest.id).await?;
+        let is_here = self.is_here(&id).await?;
+        if !is_here || had_names && self.store.names_of_image(&id).await?.is_empty() {
+            self.drop_unused(&promoted.manifest.id, operation).await?;
+            let what = format!("{reference} means another image by now, so nothing was promoted");
+            return Err(if is_here { Failure::new(Code::Conflict, what) } else { gone(&format!("image {id}")) });
         }
         self.store.rename_image(&id, &promoted.manifest.id).await?;
         failpoint::hit("promote.renamed").await;

@@ -104,14 +104,19 @@ impl ImageService {
         Ok(())
     }
 
-    /// Refuses a name that belongs to another image than `id`, unless `claim` goes that far. Without an `id`, before it
-    /// is known which image the name will get, that may still be the one which has it.
+    /// Refuses a name that belongs to another image than `id`, unless `claim` goes that far, and a chosen name that
+    /// could be the id of another image: a name is looked up first. Without an `id`, before it is known which image the
+    /// name will get, that may still be the one which has it.
     pub(super) async fn check_name_free(
         &self,
         name: &ImageName,
         id: Option<&ImageId>,
         claim: &Claim,
     ) -> Result<(), Failure> {
+        if claim.chosen && name.as_str().parse::<ImageId>().is_ok() {
+            let what = format!("no image can be called {name}: that is what ids look like");
+            return Err(Failure::new(Code::Invalid, what).hint("any name will do that is not 16 of 0-9 and a-f"));
+        }
         let Some((holder, origin)) = self.store.name_origin(name).await? else { return Ok(()) };
         if Some(&holder) == id {
             return Ok(());
@@ -298,7 +303,7 @@ impl Claim {
     }
 }
 
-fn gone(what: &str) -> Failure {
+pub(super) fn gone(what: &str) -> Failure {
     Failure::new(Code::Conflict, format!("{what} was deleted meanwhile")).hint("run the command again")
 }
 

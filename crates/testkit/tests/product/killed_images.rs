@@ -105,6 +105,35 @@ fn between_an_image_and_its_name_both_stay_usable() {
 }
 
 #[test]
+fn a_copy_whose_image_or_name_went_meanwhile_goes_too() {
+    let Some(mut env) = TestEnv::fake() else { return };
+    let source = layout(&env, "app", "1");
+    let (id, _) = two(&env, &source);
+    env.banger(["image", "rm", "app"]).run().expect(0);
+    let other = pull(&env, &[&layout(&env, "other", "2"), "--name", "other"])["id"].as_str().unwrap().to_owned();
+    let rootfs = env.layout().images().join(&other).join("rootfs.ext4");
+    fs::copy(rootfs, env.home().join("home/another.ext4")).unwrap();
+    let place = Points::place(&mut env);
+    let register = ["image", "register", "--force", "--name", "my", "--rootfs"];
+    for (meanwhile, why) in [
+        (["image", "rm", "my"].to_vec(), "was deleted meanwhile"),
+        ([&register[..], &["another.ext4"]].concat(), "my means another image by now"),
+    ] {
+        env.banger([&register[..], &["my.ext4"]].concat()).run().expect(0);
+        fs::write(place.join("promote.copied"), "").unwrap();
+        let session = env.banger(["image", "promote", "my"]).spawn();
+        let hit = place.join("promote.copied.hit");
+        wait_until(SOON, "the copy", || if hit.exists() { Ok(()) } else { Err("not there".into()) });
+        env.banger(meanwhile).run().expect(0);
+        fs::remove_file(hit).unwrap();
+        let refused = session.finish(SOON).expect(1);
+        assert!(refused.err().contains(why), "{refused}");
+        assert!(!stored(&env).contains(&id), "nobody needs it");
+    }
+    env.assert_nothing_left();
+}
+
+#[test]
 fn an_image_that_lost_its_name_on_its_way_out_is_there_by_its_id() {
     let Some(mut env) = TestEnv::fake() else { return };
     let (id, _) = two(&env, &layout(&env, "app", "1"));

@@ -252,6 +252,17 @@ async fn what_begins_an_id_is_no_name_of_an_image_and_no_catalogs() {
 }
 
 #[tokio::test]
+async fn a_name_that_looks_like_an_id_is_given_by_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let name = "0123456789abcdef".parse().unwrap();
+    for claim in [Claim::own(true), Claim::pulled("a:1".into(), true, true)] {
+        let refused = service.give_name(&name, &id, &claim, &Operation::unwatched()).await.unwrap_err();
+        assert!(refused.code == Code::Invalid && refused.message.contains("ids look like"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_name_that_was_given_stays_with_an_image_that_was_lost() {
     let dir = tempfile::tempdir().unwrap();
     let (service, here) = service(dir.path()).await;
