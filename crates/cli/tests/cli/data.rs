@@ -51,8 +51,8 @@ fn daemon() -> Daemon {
 fn image() -> Value {
     json!({
         "id": "00112233445566aa", "names": ["alpine:3.20"], "digest": "sha256:aa", "source": "mmdebstrap", "size": 5_242_880,
-        "managed": true, "kernel": "debian-6.1", "os": "Alpine \u{202e}evil", "created_at": "1990-01-01T00:00:00Z",
-        "state": "ready", "problem": null, "hints": [], "used_by": ["demo", "web"]
+        "managed": true, "kernel": "debian-6.1", "os": "Alpine \u{202e}evil", "arch": "x86_64", "init": "/sbin/init",
+        "created_at": "1990-01-01T00:00:00Z", "state": "ready", "problem": null, "hints": [], "used_by": ["demo", "web"]
     })
 }
 
