@@ -138,6 +138,10 @@ fn disturb(env: &TestEnv, chance: &mut Chance) -> (&'static str, bool) {
     let kill = |program: &'static str, chance: &mut Chance| {
         let mut all = env.processes(program);
         all.retain(|process| !process.command.contains("--guest"));
+        // A command that an agent starts has the agent's command line between fork(2) and execve(2), and would end with
+        // 137 as if it had been killed itself.
+        let pids: Vec<u32> = all.iter().map(|process| process.pid).collect();
+        all.retain(|process| !process.parent().is_some_and(|parent| pids.contains(&parent)));
         (program, !all.is_empty() && all.swap_remove(chance.next(all.len())).signal(Signal::KILL))
     };
     let done = |what: &'static str, output: &Output| {
