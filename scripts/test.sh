@@ -15,7 +15,7 @@ fi
 
 cd "$(dirname "$0")/.." || exit
 
-all_steps=(fmt shell scripts clippy repo deny unit doc kernel product boot)
+all_steps=(fmt shell scripts clippy release repo deny unit doc kernel product boot)
 if [ $# -gt 0 ]; then steps=("$@"); else steps=("${all_steps[@]}"); fi
 
 BANGER_TEST_SKIPS=$(mktemp)
@@ -32,6 +32,15 @@ step_shell() {
 }
 step_scripts() { bash scripts/tests/run.sh; }
 step_clippy() { cargo clippy --workspace --all-targets --quiet -- -D warnings; }
+# What users run is built without debug assertions, and some of its code is other code. Only this workspace's crates are
+# checked once more, not what they depend on.
+step_release() {
+  local crate without=()
+  for crate in $(sed -n 's/^name = "\(banger-[a-z-]*\)"$/\1/p' crates/*/Cargo.toml); do
+    without+=(--config "profile.dev.package.$crate.debug-assertions=false")
+  done
+  cargo clippy "${without[@]}" --workspace --lib --bins --quiet -- -D warnings
+}
 step_repo() { cargo run --quiet -p xtask -- check-repo; }
 step_deny() {
   local tool

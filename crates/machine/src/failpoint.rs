@@ -14,7 +14,7 @@ pub async fn hit(name: &str) {
 /// Marks a point between two steps that a crash may separate.
 #[cfg(not(debug_assertions))]
 #[expect(clippy::unused_async, reason = "with debug assertions it waits")]
-pub(crate) async fn hit(_name: &str) {}
+pub async fn hit(_name: &str) {}
 
 /// Does the same outside of a runtime, or where nothing else may go on meanwhile.
 pub(crate) use banger_artifacts::failpoint::hit_and_block;
