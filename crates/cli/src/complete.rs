@@ -6,7 +6,7 @@
 use crate::{cli::command, context::Context, exit::Error, output::printer::Printer};
 use banger_proto::{
     api::{
-        artifact::{Image, Kernel},
+        artifact::{Image, ImageCatalog, Kernel},
         vm::Vm,
     },
     failure::{Code, Failure},
@@ -83,6 +83,15 @@ pub(crate) fn images() -> ArgValueCandidates {
         let images: Vec<Image> = ask("/v1/images");
         let names = |image: Image| image.names.into_iter().map(move |name| candidate(name.as_str(), &image.source));
         images.into_iter().flat_map(names).collect()
+    })
+}
+
+/// Completes names of images that catalogs offer.
+pub(crate) fn available_images() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let catalogs: Vec<ImageCatalog> = ask("/v1/image-catalogs");
+        let offered = catalogs.into_iter().flat_map(|catalog| catalog.images);
+        offered.map(|image| candidate(image.name.as_str(), &image.description.unwrap_or_default())).collect()
     })
 }
 

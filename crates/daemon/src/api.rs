@@ -86,6 +86,7 @@ fn router(context: Shared) -> Router {
         .route("/v1/images/{ref}/promote", post(artifacts::promote_image))
         .route("/v1/images/{ref}/bundle", post(artifacts::bundle_image))
         .route("/v1/images/{ref}", get(artifacts::image).delete(artifacts::delete_image))
+        .route("/v1/image-catalogs", get(artifacts::image_catalogs))
         .route("/v1/kernels", get(artifacts::kernels))
         .route("/v1/kernels/pull", kernel_called("pull").post(artifacts::pull_kernel))
         .route("/v1/kernels/import", kernel_called("import").post(artifacts::import_kernel))

@@ -9,9 +9,11 @@ mod flight;
 mod kernels;
 mod missing;
 mod names;
+mod offered;
 mod progress_replay;
 mod pull;
 mod pull_catalog;
+mod recommended;
 mod register;
 mod registries;
 mod resolve;
@@ -135,7 +137,7 @@ async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 
 fn no_image(reference: &str) -> Failure {
     Failure::new(Code::NotFound, format!("no image {reference:?} is here, and no catalog offers it"))
-        .hint("`banger image list` shows the images on this host")
+        .hint("`banger image list` shows the images on this host, with --available those of the catalogs")
 }
 
 fn no_kernel(name: &KernelName) -> Failure {

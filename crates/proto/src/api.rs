@@ -36,6 +36,7 @@
 //! POST   /v1/images/{ref}/bundle artifact::BundleImage → events; the result is artifact::ImageBundle
 //! POST   /v1/images/cache/prune[?dry_run=true] → artifact::CachePruned
 //! DELETE /v1/images/{ref}               → events; a name goes, an image with its last name or by its id
+//! GET    /v1/image-catalogs             → [artifact::ImageCatalog]: what they offer, and which cannot be read
 //! GET    /v1/kernels[?available=true]   → [artifact::Kernel]; with `available` the catalogs' too
 //! GET    /v1/kernels/{name}[?verify=true] → artifact::Kernel; with `verify` every byte is compared with its manifest
 //! GET    /v1/kernel-catalogs            → [artifact::KernelCatalog]: which there are, and which cannot be read

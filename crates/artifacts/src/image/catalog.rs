@@ -201,6 +201,9 @@ fn source(value: serde_json::Value) -> Result<Source, SourceError> {
         // A file path in a catalog would be one of another host.
         Source::Oci(oci) => {
             oci.reference.parse::<Reference>().map_err(|error| malformed(error.to_string()))?;
+            if let Some(other) = oci.platform.as_ref().filter(|platform| platform.os != Platform::host().os) {
+                return Err(malformed(format!("a VM runs Linux, and no image for {other}")));
+            }
         }
         Source::Bundle(bundle) => bundle.check().map_err(malformed)?,
         Source::Registered(_) | Source::Promoted(_) => {}
@@ -250,7 +253,8 @@ mod tests {
             {"type": "oci", "ref": "oci-archive:/etc/passwd"},
             {"type": "bundle", "url": "https://x.example/a.tar.zst", "sha256": "0".repeat(64), "size": 1},
             {"type": "bundle", "url": "http://x.example/a.tar.zst", "sha256": "0".repeat(64), "size": 1},
-            {"type": "bundle", "url": "https://x.example/a.tar.zst", "sha256": "0", "size": 1}
+            {"type": "bundle", "url": "https://x.example/a.tar.zst", "sha256": "0", "size": 1},
+            {"type": "oci", "ref": "debian:12", "platform": "windows/amd64"}
         ]);
         let catalog = parse(&json!([entry(&sources)])).unwrap();
         let sources = &catalog.entries()[0].sources;
@@ -261,7 +265,7 @@ mod tests {
         assert!(matches!(sources[4], Err(SourceError::Type(_))));
         assert!(sources[5].is_ok());
         assert!(sources[7].is_ok());
-        for bad in [6, 8, 9] {
+        for bad in [6, 8, 9, 10] {
             assert!(matches!(sources[bad], Err(SourceError::Malformed { .. })), "{:?}", sources[bad]);
         }
     }

@@ -293,13 +293,12 @@ impl ImageStore {
         Ok(image)
     }
 
-    /// Records that a person chose the kernel the locked image recommends, if it is this one.
+    /// Sets the kernel that a person chose for a locked image; no bundle or catalog changes it from now on.
     pub fn choose_held(&self, id: &ImageId, lock: &NameLock, kernel: &KernelName) -> Result<Image, ImageError> {
         let mut image = self.get(id)?;
-        if image.manifest.kernel.as_ref() == Some(kernel) && !image.manifest.kernel_chosen {
-            image.manifest.kernel_chosen = true;
-            image.manifest.rewrite(&self.shelf, lock)?;
-        }
+        image.manifest.kernel = Some(kernel.clone());
+        image.manifest.kernel_chosen = true;
+        image.manifest.rewrite(&self.shelf, lock)?;
         Ok(image)
     }
 }

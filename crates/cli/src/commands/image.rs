@@ -31,6 +31,7 @@ use serde::Serialize;
     after_help = "\
 Most people want:
   banger image list                      images on this host, and who uses them
+  banger image list --available          images that the catalogs offer by name
   banger image pull alpine:3.20          get one before it is needed (vm run does it by itself)",
     subcommand_required = true,
     arg_required_else_help = true
@@ -49,7 +50,7 @@ pub(crate) enum ImageCommand {
     Register(register::RegisterArgs),
     /// List images on this host
     #[command(visible_alias = "ls")]
-    List,
+    List(list::ListArgs),
     /// Show everything about an image
     Show(show::ShowArgs),
     /// Build a Debian image from this host's apt sources
@@ -69,7 +70,7 @@ pub(crate) async fn dispatch(context: &Context, command: ImageCommand) -> Result
     match command {
         ImageCommand::Pull(args) => pull::run(context, args).await,
         ImageCommand::Register(args) => register::run(context, args).await,
-        ImageCommand::List => list::run(context).await,
+        ImageCommand::List(args) => list::run(context, &args).await,
         ImageCommand::Show(args) => show::run(context, &args).await,
         ImageCommand::Build(args) => build::run(context, args).await,
         ImageCommand::Promote(args) => promote::run(context, &args).await,

@@ -31,6 +31,14 @@ fn daemon() -> Daemon {
             ]),
             "GET /v1/images" => json!([image()]),
             "GET /v1/images/alpine%3A3.20" => image(),
+            "GET /v1/image-catalogs" => json!([
+                { "place": "https://corp.example/images.json", "images": [
+                    { "name": "corp", "sources": ["https://corp.example/corp.tar.zst", "debian:12"], "download": 5_242_880,
+                      "description": "what \u{202e}evil people have", "kernel": "generic-6.12", "id": "00112233445566aa" },
+                    { "name": "later", "sources": [] }
+                ]},
+                { "place": "built-in", "images": [{ "name": "debian-bookworm", "sources": ["mmdebstrap bookworm"], "kernel": "debian-6.1" }] }
+            ]),
             "GET /v1/kernels" => json!([kernel(true)]),
             "GET /v1/kernels?available=true" => json!([kernel(true), kernel(false)]),
             "GET /v1/kernels/debian-6.1?verify=true" => kernel(true),
@@ -83,6 +91,7 @@ fn tables_and_facts() {
         ("vm-stats", &["vm", "stats", "demo"]),
         ("vm-ports", &["vm", "ports", "demo"]),
         ("image-list", &["image", "list"]),
+        ("image-available", &["image", "list", "--available"]),
         ("image-show", &["image", "show", "alpine:3.20"]),
         ("kernel-list", &["kernel", "list"]),
         ("kernel-available", &["kernel", "list", "--available"]),

@@ -14,8 +14,8 @@ use axum::{
 use banger_proto::{
     api::{
         artifact::{
-            BuildImage, BundleImage, CachePruned, Image, ImageBundle, ImportKernel, Kernel, KernelCatalog, PullImage,
-            PullKernel, RegisterImage,
+            BuildImage, BundleImage, CachePruned, Image, ImageBundle, ImageCatalog, ImportKernel, Kernel,
+            KernelCatalog, PullImage, PullKernel, RegisterImage,
         },
         event::Event,
     },
@@ -152,6 +152,12 @@ pub(super) async fn delete_image(State(context): State<Shared>, Named(image): Na
     Ok(stream_of(context.stop.clone(), async move |operation, _| {
         context.services.images.delete_image(&image, &operation).await
     }))
+}
+
+/// Lists the image catalogs with what they offer, highest precedence first.
+#[utoipa::path(get, path = "/v1/image-catalogs", tag = "image", responses((status = 200, body = Vec<ImageCatalog>)))]
+pub(super) async fn image_catalogs(State(context): State<Shared>) -> Result<Json<Vec<ImageCatalog>>, Refusal> {
+    Ok(Json(context.services.images.image_catalogs().await?))
 }
 
 /// Lists the kernels on this host, and with `available` those of the catalogs.

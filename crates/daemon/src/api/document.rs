@@ -43,6 +43,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
         artifacts::promote_image,
         artifacts::bundle_image,
         artifacts::delete_image,
+        artifacts::image_catalogs,
         artifacts::kernels,
         artifacts::kernel,
         artifacts::pull_kernel,

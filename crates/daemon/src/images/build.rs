@@ -5,7 +5,7 @@ use super::{
     ImageService,
     names::{Claim, gone},
     off_thread,
-    pull::agree_on_kernel,
+    recommended::Word,
     seconds,
 };
 use crate::{
@@ -20,6 +20,7 @@ use banger_machine::failpoint;
 use banger_proto::{
     api::artifact::{BuildImage, BundleImage, CachePruned, ImageBundle},
     failure::{Code, Failure},
+    name::{ImageId, KernelName},
     size::ByteSize,
 };
 use std::{sync::Arc, time::Instant};
@@ -48,11 +49,9 @@ impl ImageService {
                     .map_err(Explain::explain)
             })
             .await?;
-        // The build result may already be here under another name.
-        if let Some(asked) = &asked {
-            agree_on_kernel(asked, &image)?;
-        }
-        self.give_name(&name, &image.manifest.id, &claim, operation).await?;
+        // The same image may have been here, under another name and with another kernel.
+        let (id, word) = (image.manifest.id, asked.as_ref().map_or(Word::None, Word::Asked));
+        let image = self.give_name(&name, &id, &claim, word, operation).await?;
         operation.notice(format!("built image {name} in {}", seconds(began)));
         Ok(image)
     }
@@ -63,7 +62,12 @@ impl ImageService {
         let id = self.resolve(reference).await?;
         let had_names = !self.store.names_of_image(&id).await?.is_empty();
         let (images, from) = (self.images.clone(), id.clone());
-        let asked = off_thread(move || images.get(&from)).await.map_err(Explain::explain)?.manifest.kernel;
+        let (asked, known) = off_thread(move || {
+            let known = images.ids()?;
+            images.get(&from).map(|image| (image.manifest.kernel, known))
+        })
+        .await
+        .map_err(Explain::explain)?;
         let (images, from) = (self.images.clone(), id.clone());
         operation.begin(format!("copying image {reference}"));
         let promoted =
@@ -79,20 +83,34 @@ impl ImageService {
             agree_on_kernel(asked, &promoted)?;
         }
         failpoint::hit("promote.copied").await;
+        let copy = &promoted.manifest.id;
         let _removal_lock = self.removal_lock.write().await;
-        self.ensure_here(&promoted.manifest.id).await?;
-        let is_here = self.is_here(&id).await?;
-        if !is_here || had_names && self.store.names_of_image(&id).await?.is_empty() {
-            self.drop_unused(&promoted.manifest.id, operation).await?;
-            let what = format!("{reference} means another image by now, so nothing was promoted");
-            return Err(if is_here { Failure::new(Code::Conflict, what) } else { gone(&format!("image {id}")) });
+        self.ensure_here(copy).await?;
+        if let Err(failure) = self.ensure_still_means(reference, &id, had_names).await {
+            if !known.contains(copy) {
+                self.drop_unused(copy, operation).await?;
+            }
+            return Err(failure);
         }
-        self.store.rename_image(&id, &promoted.manifest.id).await?;
+        self.store.rename_image(&id, copy).await?;
         failpoint::hit("promote.renamed").await;
         if !self.drop_unused(&id, operation).await? {
             operation.notice(format!("VMs that use {id} stay with the file"));
         }
         Ok(promoted)
+    }
+
+    /// Refuses a reference that means another image than `id` by now, or one whose names are all other images' now.
+    async fn ensure_still_means(&self, reference: &str, id: &ImageId, had_names: bool) -> Result<(), Failure> {
+        if !self.is_here(id).await? {
+            return Err(gone(&format!("image {id}")));
+        }
+        let is_meant = self.resolve(reference).await.is_ok_and(|meant| meant == *id);
+        if !is_meant || had_names && self.store.names_of_image(id).await?.is_empty() {
+            let what = format!("{reference} means another image by now, so nothing was promoted");
+            return Err(Failure::new(Code::Conflict, what));
+        }
+        Ok(())
     }
 
     /// Writes an image as a bundle that a catalog can offer.
@@ -129,5 +147,19 @@ impl ImageService {
         let pruned = off_thread(move || registries.cache.prune(dry_run, &Cancel::default())).await;
         let pruned = pruned.map_err(|error| ImageError::from(error).explain())?;
         Ok(CachePruned { blobs: pruned.blobs, bytes: ByteSize(pruned.bytes), in_use: pruned.in_use })
+    }
+}
+
+/// Refuses an image that was already here and boots with another kernel than the requested one.
+fn agree_on_kernel(asked: &KernelName, image: &Image) -> Result<(), Failure> {
+    match &image.manifest.kernel {
+        Some(kernel) if kernel == asked => Ok(()),
+        other => {
+            let has = other.as_ref().map_or("no kernel".to_owned(), |kernel| format!("kernel {kernel}"));
+            let id = &image.manifest.id;
+            Err(Failure::new(Code::Conflict, format!("the image is here already, as {id}, and recommends {has}"))
+                .hint(format!("`banger vm run --image … --kernel {asked}` boots it with another"))
+                .hint(format!("`banger image delete {id}`, then the same command again")))
+        }
     }
 }

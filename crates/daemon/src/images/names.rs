@@ -4,13 +4,16 @@
 //! hold the read half of a lock; callers that move names or delete an artifact take the write half. So no VM is made of
 //! an image or kernel that is being deleted at that moment.
 
-use super::{ImageService, missing::lost, no_image, off_thread};
+use super::{ImageService, missing::lost, no_image, off_thread, recommended::Word};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
     store::{Origin, Pinned},
 };
-use banger_artifacts::{image::ImageError, publish::NameLock};
+use banger_artifacts::{
+    image::{Image, ImageError},
+    publish::NameLock,
+};
 use banger_machine::failpoint;
 use banger_proto::{
     failure::{Code, Failure},
@@ -56,16 +59,21 @@ impl ImageService {
         Ok(ArtifactGuard(held))
     }
 
-    /// Points `name` at an image that is here, where `claim` allows it.
+    /// Points `name` at an image that is here, where `claim` allows it, and makes the image recommend the kernel that
+    /// `word` gives.
     pub(super) async fn give_name(
         &self,
         name: &ImageName,
         id: &ImageId,
         claim: &Claim,
+        word: Word<'_>,
         operation: &Operation,
-    ) -> Result<(), Failure> {
-        let _removal_lock = self.claim(name, id, claim).await?;
-        self.give_name_locked(name, id, claim, operation).await
+    ) -> Result<Image, Failure> {
+        let (_removal_lock, image) = self.claim_recommending(name, id, claim, word, operation).await?;
+        failpoint::hit("image.recommended").await;
+        self.give_name_locked(name, id, claim, operation).await?;
+        failpoint::hit("image.named").await;
+        Ok(image)
     }
 
     /// Waits for the write half of [`Self::removal_lock`] and checks the claim. While the returned guard lives, the

@@ -4,7 +4,13 @@
 //! to a registry and known here by its familiar name. When a tag moves, the name points at another image; VMs keep
 //! theirs.
 
-use super::{ImageService, names::Claim, resolve::familiar, seconds};
+use super::{
+    ImageService,
+    names::Claim,
+    recommended::Word,
+    resolve::{familiar, file},
+    seconds,
+};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
@@ -17,7 +23,7 @@ use banger_artifacts::{
 use banger_proto::{
     api::artifact::PullImage,
     failure::{Code, Failure},
-    name::{ImageName, KernelName},
+    name::ImageName,
 };
 use std::{
     path::{Path, PathBuf},
@@ -37,10 +43,7 @@ pub(super) enum PullTarget {
 impl ImageService {
     /// Resolves a text; fails when it means nothing.
     pub(super) async fn resolve_pull(&self, text: &str) -> Result<PullTarget, Failure> {
-        // A file needs no catalog, and no server of one.
-        let source = text.parse();
-        if let Ok(file @ (ImageSource::Layout(_) | ImageSource::OciArchive(_) | ImageSource::DockerArchive(_))) = source
-        {
+        if let Some(file) = file(text) {
             return Ok(PullTarget::Source(file));
         }
         if let Ok(name) = text.parse::<ImageName>()
@@ -48,7 +51,7 @@ impl ImageService {
         {
             return Ok(PullTarget::Listed(Box::new(entry)));
         }
-        source.map(PullTarget::Source).map_err(|error: InvalidSource| {
+        text.parse().map(PullTarget::Source).map_err(|error: InvalidSource| {
             if let InvalidSource::Relative(_) = error {
                 return Failure::new(Code::NotFound, format!("there is no image or file {text}"))
                     .hint("a relative path is looked for where the command runs; the API takes absolute paths only");
@@ -143,19 +146,20 @@ impl ImageService {
             Some(name) => name,
             None => pulled.called.as_deref().and_then(familiar).ok_or_else(|| nameless(&shown))?,
         };
+        // Pulled before it is recommended: until then the image keeps the kernel it has, which is here.
         if let Some(asked) = &request.kernel {
-            agree_on_kernel(asked, &pulled.image)?;
             self.kernel(asked, false, operation).await?;
         }
         let reference = pulled.pinned.or_else(|| elsewhere.is_some().then_some(shown));
         claim.pinned = reference.map(|reference| Pinned { reference, platform: elsewhere });
-        self.give_name(&name, &pulled.image.manifest.id, &claim, operation).await?;
+        let (id, word) = (pulled.image.manifest.id, request.kernel.as_ref().map_or(Word::None, Word::Asked));
+        let image = self.give_name(&name, &id, &claim, word, operation).await?;
         if pulled.known {
             operation.notice(format!("image {name} is up to date"));
         } else {
             operation.notice(format!("pulled image {name} in {}", seconds(began)));
         }
-        Ok(pulled.image)
+        Ok(image)
     }
 }
 
@@ -180,20 +184,6 @@ fn nameless(source: &str) -> Failure {
         .hint(format!(
             "`banger image pull --name NAME {source}` gives it a name; what was pulled is kept, so this costs no second pull"
         ))
-}
-
-/// Refuses an image that was already here and boots with another kernel than the requested one.
-pub(super) fn agree_on_kernel(asked: &KernelName, image: &Image) -> Result<(), Failure> {
-    match &image.manifest.kernel {
-        Some(kernel) if kernel == asked => Ok(()),
-        other => {
-            let has = other.as_ref().map_or("no kernel".to_owned(), |kernel| format!("kernel {kernel}"));
-            let id = &image.manifest.id;
-            Err(Failure::new(Code::Conflict, format!("the image is here already, as {id}, and recommends {has}"))
-                .hint(format!("`banger vm run --image … --kernel {asked}` boots it with another"))
-                .hint(format!("`banger image delete {id}`, then the same command again")))
-        }
-    }
 }
 
 /// Whether this host's processor runs an image's programs.

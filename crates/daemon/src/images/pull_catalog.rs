@@ -1,14 +1,13 @@
 //! Pulls a catalog's entry and names the image.
 //!
-//! Decides when an image already here is the one an entry offers, and whose choice of its kernel counts: the
-//! requester's, then that of another owner of the image, then the catalog's.
+//! Decides when an image already here is the one an entry offers.
 
 use super::{
     ImageService,
     missing::{BlockingDependents, Dependence, Dependents},
     names::Claim,
-    off_thread,
-    pull::{agree_on_kernel, with_logins},
+    pull::with_logins,
+    recommended::Word,
     seconds,
 };
 use crate::{
@@ -17,11 +16,10 @@ use crate::{
     store::Origin,
 };
 use banger_artifacts::image::{CatalogEntry, Image, ImageError, Reliance, Source};
-use banger_machine::failpoint;
 use banger_proto::{
     api::artifact::PullImage,
     failure::{Code, Failure},
-    name::{ImageId, ImageName, KernelName},
+    name::ImageId,
 };
 use std::{path::PathBuf, sync::Arc, time::Instant};
 use tokio::runtime::Handle;
@@ -55,126 +53,25 @@ impl ImageService {
             }
             None => self.pull_entry(entry, request.logins, request.force, operation).await?,
         };
-        if let Some(asked) = &request.kernel {
-            agree_on_kernel(asked, &image)?;
-        } else if let Some(offered) = &offered
-            && image.manifest.kernel.as_ref() != Some(offered)
-            && self.kernel_decided_by(&image, &called, &claim).await?.is_none()
+        // Pulled before it is recommended: until then the image keeps the kernel it has, which is here.
+        if let Some(kernel) = &offered
+            && image.manifest.kernel.as_ref() != Some(kernel)
+            && (request.kernel.is_some() || self.heeds_catalog(&image, &called, &claim).await?)
         {
-            // Pulled before it is recommended: until then the image keeps the kernel it has, which is here.
-            self.kernel(offered, false, operation).await?;
+            self.kernel(kernel, false, operation).await?;
         }
         let id = image.manifest.id;
-        let (removal_lock, image) = loop {
-            // From here on no other operation names or deletes the image.
-            let removal_lock = self.claim(&called, &id, &claim).await?;
-            let image = match (&request.kernel, &offered) {
-                (Some(asked), _) => self.choose_kernel(&id, asked).await?,
-                (None, Some(offered)) => self.recommend_kernel(&id, offered, (&called, &claim), operation).await?,
-                (None, None) => Some(self.get(&id).await?),
-            };
-            if let Some(image) = image {
-                break (removal_lock, image);
-            }
-            // Waiting for the lock can take as long as the disk needs for gigabytes: others are not kept waiting
-            // meanwhile.
-            drop(removal_lock);
-            drop(self.lock_image(&id, operation).await?);
+        let word = match (&request.kernel, &offered) {
+            (Some(asked), _) => Word::Asked(asked),
+            (None, Some(offered)) => Word::Offered(offered),
+            (None, None) => Word::None,
         };
-        failpoint::hit("pull.recommended").await;
-        self.give_name_locked(&called, &id, &claim, operation).await?;
-        failpoint::hit("pull.named").await;
-        drop(removal_lock);
+        let image = self.give_name(&called, &id, &claim, word, operation).await?;
         // An image is useless without the kernel it recommends.
         if let Some(kernel) = offered.filter(|offered| image.manifest.kernel.as_ref() == Some(offered)) {
             self.kernel(&kernel, false, operation).await?;
         }
         Ok(image)
-    }
-
-    /// Makes the image recommend the kernel its catalog offers now, which may have changed since it was pulled. A
-    /// kernel that another owner of the image chose stays. `None` while another operation changes the image. The caller
-    /// holds [`Self::removal_lock`].
-    pub(super) async fn recommend_kernel(
-        &self,
-        id: &ImageId,
-        offered: &KernelName,
-        (called, claim): (&ImageName, &Claim),
-        operation: &Operation,
-    ) -> Result<Option<Image>, Failure> {
-        let image = self.get(id).await?;
-        if image.manifest.kernel.as_ref() == Some(offered) {
-            return Ok(Some(image));
-        }
-        let kernel = image.manifest.kernel.as_ref();
-        let before = kernel.map_or_else(|| "no kernel".to_owned(), |kernel| format!("kernel {kernel}"));
-        if image.manifest.kernel_chosen {
-            operation
-                .notice(format!("image {id} goes on recommending {before}, as you chose; its catalog has {offered}"));
-            return Ok(Some(image));
-        }
-        if let Some(name) = self.kernel_decided_by(&image, called, claim).await? {
-            operation.notice(format!(
-                "the same image is here as {name}, and what it recommends stays: {before}, where the catalog has \
-                 {offered}; --kernel {offered} boots a VM with that"
-            ));
-            return Ok(Some(image));
-        }
-        let (images, wanted, kernel) = (self.images.clone(), id.clone(), offered.clone());
-        let recommended = off_thread(move || {
-            images.try_lock(&wanted)?.map(|turn| images.recommend_held(&wanted, &turn, &kernel)).transpose()
-        });
-        let recommended = recommended.await.map_err(Explain::explain)?;
-        if recommended.is_some() {
-            operation.notice(format!(
-                "image {id} recommends kernel {offered} now, as its catalog does, and {before} before; VMs keep theirs"
-            ));
-        }
-        Ok(recommended)
-    }
-
-    /// Records the kernel a user asked for as chosen, so that no catalog changes it from now on. `None` while another
-    /// operation changes the image. The caller holds [`Self::removal_lock`].
-    async fn choose_kernel(&self, id: &ImageId, asked: &KernelName) -> Result<Option<Image>, Failure> {
-        let image = self.get(id).await?;
-        agree_on_kernel(asked, &image)?;
-        if image.manifest.kernel_chosen {
-            return Ok(Some(image));
-        }
-        let (images, wanted, kernel) = (self.images.clone(), id.clone(), asked.clone());
-        let chosen = off_thread(move || {
-            images.try_lock(&wanted)?.map(|turn| images.choose_held(&wanted, &turn, &kernel)).transpose()
-        });
-        let chosen = chosen.await.map_err(Explain::explain)?;
-        // The image may have been pulled again meanwhile, with another kernel.
-        chosen.as_ref().map_or(Ok(()), |image| agree_on_kernel(asked, image))?;
-        Ok(chosen)
-    }
-
-    /// Returns the name under which somebody has the image with a kernel that the catalog of `claim` must not change:
-    /// one made on this host has the kernel, or none, that its maker wanted; one from elsewhere the kernel, or none,
-    /// that it came with. The claimed name does not count.
-    async fn kernel_decided_by(
-        &self,
-        image: &Image,
-        called: &ImageName,
-        claim: &Claim,
-    ) -> Result<Option<ImageName>, Failure> {
-        for name in self.store.names_of_image(&image.manifest.id).await? {
-            if name == *called {
-                continue;
-            }
-            let Some((_, origin)) = self.store.name_origin(&name).await? else { continue };
-            if origin.source != claim.source {
-                return Ok(Some(name));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn get(&self, id: &ImageId) -> Result<Image, Failure> {
-        let (images, id) = (self.images.clone(), id.clone());
-        off_thread(move || images.get(&id)).await.map_err(Explain::explain)
     }
 
     /// Pulls a catalog entry. `force` believes it about an image that was lost, whoever depends on that image.

@@ -1,6 +1,6 @@
 //! Images that are a user's files, used in place.
 
-use super::{ImageService, names::Claim, off_thread, seconds};
+use super::{ImageService, names::Claim, off_thread, recommended::say_what_changed, seconds};
 use crate::{
     failures::Explain,
     operation::{Operation, blocking},
@@ -52,14 +52,8 @@ impl ImageService {
         let images = self.images.clone();
         let before = off_thread(move || images.get(&id)).await.ok().map(|image| image.manifest.kernel);
         let image = self.register_file(&name, &rootfs, kernel, operation).await?;
-        if let Some(before) = before
-            && before != image.manifest.kernel
-        {
-            let named = |kernel: Option<&KernelName>| {
-                kernel.map_or_else(|| "no kernel".to_owned(), |kernel| format!("kernel {kernel}"))
-            };
-            let (before, now) = (named(before.as_ref()), named(image.manifest.kernel.as_ref()));
-            operation.notice(format!("the image recommends {now} now, under all its names, and {before} before"));
+        if let Some(before) = before {
+            say_what_changed(before.as_ref(), image.manifest.kernel.as_ref(), operation);
         }
         failpoint::hit("register.made").await;
         self.give_name_locked(&name, &image.manifest.id, &claim, operation).await?;

@@ -2,7 +2,7 @@
 
 use super::{ImageService, missing::lost};
 use crate::store::Origin;
-use banger_artifacts::oci::Reference;
+use banger_artifacts::oci::{ImageSource, Reference};
 use banger_proto::{
     failure::Failure,
     name::{ImageId, ImageName},
@@ -14,6 +14,9 @@ impl ImageService {
         // Names and whole ids are resolved without a catalog, whose server may be down; a prefix of an id is not.
         if let Some((name, _)) = self.find_local(typed).await? {
             return Ok(name);
+        }
+        if file(typed.as_str()).is_some() {
+            return Ok(typed.clone());
         }
         if self.image_offers.find(typed).await?.is_some() {
             return Ok(typed.clone());
@@ -69,6 +72,11 @@ impl ImageService {
             origin.chosen || (origin.catalog().is_some() && self.image_offers.find(&name).await?.is_none());
         if leads_elsewhere { Err(lost(&name, &origin)) } else { Ok(None) }
     }
+}
+
+/// File or directory of images that a text means by its prefix. No catalog, and no server of one, is asked about it.
+pub(super) fn file(text: &str) -> Option<ImageSource> {
+    text.parse().ok().filter(|source| !matches!(source, ImageSource::Registry(_)))
 }
 
 /// Familiar form of a reference; `None` if the text is not a reference.

@@ -157,6 +157,42 @@ pub struct KernelCatalog {
     pub failure: Option<Failure>,
 }
 
+/// Catalog of images that can be pulled. Field names are stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImageCatalog {
+    /// Location: `built-in`, or the address or path in the configuration.
+    pub place: String,
+    /// Images for this host's processor, by name, without those of which a catalog of higher precedence has the name.
+    pub images: Vec<OfferedImage>,
+    /// Why it cannot be read, if it cannot.
+    #[serde(default)]
+    pub failure: Option<Failure>,
+}
+
+/// An image that a catalog offers. Field names are stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OfferedImage {
+    /// Name to pull it by.
+    pub name: ImageName,
+    /// Description in the catalog.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// Kernel it is pulled with.
+    #[serde(default)]
+    pub kernel: Option<KernelName>,
+    /// Its sources, in the order in which they are tried, such as `mmdebstrap bookworm`; without those that this banger
+    /// has no use for.
+    pub sources: Vec<String>,
+    /// Bytes of its first bundle to download, if it has one.
+    #[serde(default)]
+    pub download: Option<ByteSize>,
+    /// Image on this host that has the name.
+    #[serde(default)]
+    pub id: Option<ImageId>,
+}
+
 /// Body of `POST /v1/images/pull`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -218,6 +218,63 @@ fn a_kernel_that_is_asked_for_of_an_image_that_is_here_and_has_it_is_chosen() {
 }
 
 #[test]
+fn what_the_catalogs_offer_is_listed_and_what_cannot_be_read_is_said() {
+    let Some(env) = TestEnv::fake() else { return };
+    let Some(offered) = Offered::in_file(&env, "listed") else { return };
+    let catalogs = || env.banger(["image", "list", "--available", "--json"]).run().expect(0).json();
+    let before = catalogs();
+    let names = |number: usize| {
+        let images = before[number]["images"].as_array().unwrap().iter();
+        images.map(|image| image["name"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((&before[0]["place"], names(0)), (&offered.catalog().to_str().unwrap().into(), vec!["lie", "mine"]));
+    assert_eq!((&before[1]["place"], names(1)), (&"built-in".into(), vec!["debian-bookworm"]));
+    let mine = &before[0]["images"][1];
+    assert_eq!((&mine["sources"][0], &mine["id"]), (&offered.server.url("app.tar.zst").into(), &Value::Null));
+    pull(&env, &["mine"]);
+    assert_eq!(catalogs()[0]["images"][1]["id"], *offered.id);
+    fs::remove_file(offered.catalog()).unwrap();
+    let table = env.banger(["image", "list", "--available"]).run().expect(0);
+    assert!(table.err().contains("the image catalog") && table.err().contains("cannot be used"), "{table}");
+    assert!(table.out().contains("debian-bookworm") && !table.out().contains("mine"), "{table}");
+    assert_ne!(catalogs()[0]["failure"], Value::Null);
+    drop(offered);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_kernel_that_is_asked_for_is_recommended_by_an_image_that_is_here_with_another_or_none() {
+    let Some(env) = TestEnv::fake() else { return };
+    let Some(offered) = Offered::in_file(&env, "bundled") else { return };
+    let vmlinux = env.home().join("state/kernels/debian-6.1/vmlinux");
+    env.banger(["kernel", "import", "other-6.1", "--from", vmlinux.to_str().unwrap()]).patience(SOON).run().expect(0);
+    let kernel = || env.banger(["image", "show", "app", "--json"]).run().expect(0).json()["kernel"].clone();
+    assert_eq!(kernel(), Value::Null);
+    // By its source again, then by a catalog that has the same image: the last word counts.
+    for (args, asked, before) in [
+        (&[&*offered.source, "--name", "app"][..], "debian-6.1", "no kernel"),
+        (&[&*offered.source, "--name", "app"], "other-6.1", "kernel debian-6.1"),
+        (&["mine"], "debian-6.1", "kernel other-6.1"),
+    ] {
+        let args = [&["image", "pull"], args, &["--kernel", asked]].concat();
+        let pulled = env.banger(&args).patience(SOON).run().expect(0);
+        let said = format!("the image recommends kernel {asked} now, under all its names, and {before} before");
+        assert!(pulled.err().contains(&said), "{pulled}");
+        assert_eq!(kernel(), asked);
+        let again = env.banger(&args).patience(SOON).run().expect(0);
+        assert!(!again.err().contains("recommends"), "{again}");
+    }
+    // One that is nowhere is refused, and what it recommends stays.
+    let refused = env.banger(["image", "pull", &offered.source, "--name", "app", "--kernel", "nope-1"]).run().expect(1);
+    assert!(refused.err().contains("no kernel nope-1 is here"), "{refused}");
+    assert_eq!(kernel(), "debian-6.1");
+    env.banger(["vm", "create", "--no-start", "--name", "v", "--image", "app"]).run().expect(0);
+    assert_eq!(env.vm("v")["kernel"], "debian-6.1");
+    drop(offered);
+    crate::delete(&env, "v");
+}
+
+#[test]
 fn a_lost_image_of_a_bundle_comes_back_for_its_vm_by_any_of_its_names_and_without_one_by_force() {
     let Some(env) = TestEnv::fake() else { return };
     let Some(offered) = Offered::in_file(&env, "bundled") else { return };

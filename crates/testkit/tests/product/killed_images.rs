@@ -25,8 +25,8 @@ pub(crate) const POINTS: [&str; 9] = [
     "delete.unnamed",
     "register.imported",
     "register.made",
-    "pull.recommended",
-    "pull.named",
+    "image.recommended",
+    "image.named",
 ];
 
 /// The points of an environment's daemon.
@@ -115,11 +115,8 @@ fn a_copy_whose_image_or_name_went_meanwhile_goes_too() {
     fs::copy(rootfs, env.home().join("home/another.ext4")).unwrap();
     let place = Points::place(&mut env);
     let register = ["image", "register", "--force", "--name", "my", "--rootfs"];
-    for (meanwhile, why) in [
-        (["image", "rm", "my"].to_vec(), "was deleted meanwhile"),
-        ([&register[..], &["another.ext4"]].concat(), "my means another image by now"),
-    ] {
-        env.banger([&register[..], &["my.ext4"]].concat()).run().expect(0);
+    let take_over = [&register[..], &["another.ext4"]].concat();
+    let promoted_while = |env: &TestEnv, meanwhile: &[&str], why: &str| {
         fs::write(place.join("promote.copied"), "").unwrap();
         let session = env.banger(["image", "promote", "my"]).spawn();
         let hit = place.join("promote.copied.hit");
@@ -128,8 +125,25 @@ fn a_copy_whose_image_or_name_went_meanwhile_goes_too() {
         fs::remove_file(hit).unwrap();
         let refused = session.finish(SOON).expect(1);
         assert!(refused.err().contains(why), "{refused}");
+    };
+    for (meanwhile, why) in
+        [(&["image", "rm", "my"][..], "was deleted meanwhile"), (&take_over, "my means another image by now")]
+    {
+        env.banger([&register[..], &["my.ext4"]].concat()).run().expect(0);
+        promoted_while(&env, meanwhile, why);
         assert!(!stored(&env).contains(&id), "nobody needs it");
     }
+
+    // The name that was asked for is another image's, and one that was not asked for stays with the file. A copy that
+    // was here before is not this promotion's to remove.
+    env.banger([&register[..], &["my.ext4"]].concat()).run().expect(0);
+    env.banger(["image", "register", "--name", "twin", "--rootfs", "my.ext4"]).run().expect(0);
+    Points::of(&env, &place).killed_at("promote.copied", &["image", "promote", "my"]);
+    assert_eq!(shown(&env, &id)["names"], json!([]));
+    promoted_while(&env, &take_over, "my means another image by now");
+    assert_eq!(shown(&env, "twin")["managed"], false);
+    assert_eq!(shown(&env, &id)["names"], json!([]));
+    env.banger(["image", "rm", &id]).run().expect(0);
     env.assert_nothing_left();
 }
 
@@ -204,7 +218,7 @@ fn a_catalogs_image_gets_what_it_lacks_from_the_same_pull() {
     let points = Points::of(&env, &place);
     let args = ["image", "pull", "mine"];
     // Here, with its name, and whatever came after that not done.
-    points.killed_at("pull.named", &args);
+    points.killed_at("image.named", &args);
     assert_eq!((&shown(&env, "mine")["state"], &shown(&env, "mine")["kernel"]), (&"ready".into(), &Value::Null));
     // What it is to say of its kernel is written, and not there yet: it says what it said, and the next daemon sweeps.
     offer("debian-6.1".into());
@@ -218,7 +232,7 @@ fn a_catalogs_image_gets_what_it_lacks_from_the_same_pull() {
         left => Err(format!("{left} of it")),
     });
     // The kernel is noted, and the name as it was.
-    points.killed_at("pull.recommended", &args);
+    points.killed_at("image.recommended", &args);
     assert_eq!(shown(&env, "mine")["kernel"], "debian-6.1");
     let again = env.banger(args).patience(SOON).run().expect(0);
     assert!(again.err().contains("image mine is here already"), "{again}");

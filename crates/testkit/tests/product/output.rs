@@ -27,6 +27,7 @@ fn json_keeps_its_fields() {
         &["image", "show", "debian-bookworm"],
         &["kernel", "show", "debian-6.1"],
         &["kernel", "list"],
+        &["image", "list", "--available"],
         &["kernel", "list", "--available"],
         &["config", "show"],
         &["version"],

@@ -6,13 +6,55 @@ use crate::{
     exit::{Result, Status},
     output::{age::age, table::table},
 };
-use banger_proto::api::artifact::Image;
+use banger_proto::api::artifact::{Image, ImageCatalog};
+use clap::Args;
 
 /// Digits of a digest in one line; `image show` prints all of them.
 const DIGITS: usize = 12;
 
+/// `banger image list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// List what the catalogs offer by name instead
+    #[arg(long)]
+    available: bool,
+}
+
+/// Lists images.
+pub(crate) async fn run(context: &Context, args: &ListArgs) -> Result {
+    if args.available { list_offered(context).await } else { list_here(context).await }
+}
+
+/// Lists what the catalogs offer, and warns of those that cannot be read.
+async fn list_offered(context: &Context) -> Result {
+    let catalogs: Vec<ImageCatalog> = context.daemon().await?.get("/v1/image-catalogs").await?;
+    context.printer.data(&catalogs, |catalogs| {
+        table(
+            &["NAME", "STATE", "KERNEL", "SIZE", "SOURCE", "CATALOG", "DESCRIPTION"],
+            catalogs.iter().flat_map(|catalog| catalog.images.iter().map(move |image| (catalog, image))).map(
+                |(catalog, image)| {
+                    [
+                        image.name.to_string(),
+                        if image.id.is_some() { "pulled" } else { "available" }.into(),
+                        image.kernel.as_ref().map_or_else(|| "-".into(), ToString::to_string),
+                        image.download.map_or_else(|| "-".into(), |size| size.to_string()),
+                        image.sources.first().cloned().unwrap_or_else(|| "-".into()),
+                        catalog.place.clone(),
+                        image.description.clone().unwrap_or_else(|| "-".into()),
+                    ]
+                },
+            ),
+        )
+    })?;
+    // JSON has the failure in the catalog itself.
+    for failure in catalogs.into_iter().filter_map(|catalog| catalog.failure).filter(|_| !context.printer.json()) {
+        context.printer.warn(&[vec![failure.message], failure.causes].concat().join(": "));
+    }
+    Ok(Status::Done)
+}
+
 /// Lists the images on this host, and warns of those that are missing or changed.
-pub(crate) async fn run(context: &Context) -> Result {
+async fn list_here(context: &Context) -> Result {
     let images: Vec<Image> = context.daemon().await?.get("/v1/images").await?;
     context.printer.data(&images, |images| {
         table(

@@ -26,7 +26,7 @@ Logins are those of docker and podman; $REGISTRY_AUTH_FILE or $DOCKER_CONFIG nam
 https, or http on a loopback address.")]
 pub(crate) struct PullArgs {
     /// A catalog name, an OCI reference, or oci:DIR, oci-archive:FILE, docker-archive:FILE
-    #[arg(value_name = "NAME_OR_REF")]
+    #[arg(value_name = "NAME_OR_REF", add = complete::available_images())]
     image: String,
     /// Name on this host [default: its familiar name, such as alpine:3.20]
     #[arg(long)]

@@ -3,7 +3,10 @@
 use super::*;
 use crate::{
     config::CatalogLocation,
-    images::names::{Claim, tests::service},
+    images::{
+        names::{Claim, tests::service},
+        recommended::Word,
+    },
     operation::Operation,
     store::{Pinned, VmRow, tests::sample},
 };
@@ -30,7 +33,7 @@ async fn a_lost_images_own_name_leads_to_no_strangers() {
     let [mine, usual] = ["mine", "usual:latest"].map(|name| name.parse::<ImageName>().unwrap());
     for (name, chosen) in [(&mine, true), (&usual, false)] {
         let claim = Claim::pulled("registry.local/app:latest".into(), chosen, false);
-        service.give_name(name, &id, &claim, &silent).await.unwrap();
+        service.give_name(name, &id, &claim, Word::None, &silent).await.unwrap();
         assert_eq!(service.proper_name(name).await.unwrap(), *name);
     }
     service.images.delete(&id, &Cancel::default()).unwrap();
@@ -61,7 +64,10 @@ async fn a_lost_image_of_a_catalog_comes_from_a_catalog_or_not_at_all() {
     let silent = Operation::unwatched();
     let [offered, gone] = ["debian-bookworm", "given-up"].map(|name| name.parse::<ImageName>().unwrap());
     for name in [&offered, &gone] {
-        service.give_name(name, &id, &Claim::pulled(Origin::of_catalog(name), false, false), &silent).await.unwrap();
+        service
+            .give_name(name, &id, &Claim::pulled(Origin::of_catalog(name), false, false), Word::None, &silent)
+            .await
+            .unwrap();
     }
     service.images.delete(&id, &Cancel::default()).unwrap();
     assert_eq!(service.proper_name(&offered).await.unwrap(), offered);
@@ -114,7 +120,7 @@ async fn who_relies_on_a_lost_image_takes_nobodys_word_but_that_of_where_it_was_
     let silent = Operation::unwatched();
     let [offered, other] = ["offered", "other"].map(|name| name.parse::<ImageName>().unwrap());
     let source = Origin::of_catalog(&offered);
-    service.give_name(&offered, &id, &Claim::pulled(source, false, false), &silent).await.unwrap();
+    service.give_name(&offered, &id, &Claim::pulled(source, false, false), Word::None, &silent).await.unwrap();
     let missed = async |entry| missed(&service.store, &service.image_offers, &id, entry).await;
     // It was also made on this host.
     let made = missed(&offered).await.unwrap();
@@ -155,7 +161,7 @@ async fn of_two_bundles_of_a_lost_image_neither_keeps_the_other_from_bringing_it
     let offers = Arc::new(ImageOffers::new(vec![CatalogLocation::Path(catalog.clone())]));
     let name = async |name: &ImageName| {
         let claim = Claim::pulled(Origin::of_catalog(name), false, false);
-        service.give_name(name, &id, &claim, &silent).await.unwrap();
+        service.give_name(name, &id, &claim, Word::None, &silent).await.unwrap();
     };
     let missed = async |entry| missed(&service.store, &offers, &id, entry).await;
     name(&one).await;
@@ -186,7 +192,7 @@ async fn who_asks_a_catalog_about_a_lost_image_can_give_up() {
     let (service, id) = service(dir.path()).await;
     let entry: ImageName = "offered".parse().unwrap();
     let claim = Claim::pulled(Origin::of_catalog(&entry), false, false);
-    service.give_name(&entry, &id, &claim, &Operation::unwatched()).await.unwrap();
+    service.give_name(&entry, &id, &claim, Word::None, &Operation::unwatched()).await.unwrap();
     service.delete_image("my", &Operation::unwatched()).await.unwrap();
     // It accepts the connection and does not answer.
     let server = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -48,7 +48,7 @@ pub(in crate::images) async fn service(dir: &std::path::Path) -> (ImageService, 
     builder.finish(&path, &Format::default(), &job).unwrap();
     let name = "my".parse().unwrap();
     let id = service.images.register(&name, &path, KernelChoice::Unchanged, &job).unwrap().manifest.id;
-    service.give_name(&name, &id, &Claim::own(false), &Operation::unwatched()).await.unwrap();
+    service.give_name(&name, &id, &Claim::own(false), Word::None, &Operation::unwatched()).await.unwrap();
     std::fs::create_dir_all(layout.kernel(&kernel())).unwrap();
     (service, id)
 }
@@ -123,7 +123,7 @@ async fn nobody_waits_for_somebody_who_waits_to_delete_an_image() {
         let held = tokio::time::timeout(Duration::from_secs(60), service.hold(&id, &kernel)).await;
         drop(held.expect("who makes a VM of it").unwrap());
         let (name, own) = ("another".parse().unwrap(), Claim::own(false));
-        let named = service.give_name(&name, &id, &own, &silent);
+        let named = service.give_name(&name, &id, &own, Word::None, &silent);
         tokio::time::timeout(Duration::from_secs(60), named).await.expect("who names it").unwrap();
         drop(turn);
     };
@@ -234,7 +234,7 @@ async fn what_begins_an_id_is_no_name_of_an_image_and_no_catalogs() {
     assert_eq!(service.proper_name(&typed).await.unwrap(), typed, "the catalog's");
     let longer: ImageName = id.as_str()[..8].parse().unwrap();
     assert_eq!(service.proper_name(&longer).await.unwrap().as_str(), id.as_str());
-    service.give_name(&longer, &id, &Claim::own(false), &Operation::unwatched()).await.unwrap();
+    service.give_name(&longer, &id, &Claim::own(false), Word::None, &Operation::unwatched()).await.unwrap();
     assert_eq!(service.proper_name(&longer).await.unwrap(), longer, "a name is a name");
 
     // An ambiguous prefix means none of the images, and no catalog entry either.
@@ -252,12 +252,64 @@ async fn what_begins_an_id_is_no_name_of_an_image_and_no_catalogs() {
 }
 
 #[tokio::test]
+async fn no_catalog_is_asked_about_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = Layout::resolve(|key| (key == "BANGER_HOME").then(|| dir.path().into()), 0).unwrap();
+    let store = crate::store::Store::open(&dir.path().join("state.db")).unwrap();
+    // It cannot be read, and so hides what a name would mean.
+    let catalogs = vec![crate::config::CatalogLocation::Path(dir.path().join("none.json"))];
+    let service = ImageService::open(&layout, store, "/agent".into(), vec![], catalogs, Limits::default()).unwrap();
+    for text in ["oci:/x", "oci-archive:/x.tar", "docker-archive:/x.tar:app"] {
+        let typed = text.parse().unwrap();
+        assert_eq!(service.proper_name(&typed).await.unwrap(), typed);
+        service.ensure_image_known(&typed).await.unwrap();
+    }
+    let typed = "alpine".parse().unwrap();
+    assert_eq!(service.proper_name(&typed).await.unwrap_err().code, Code::Unavailable);
+    assert_eq!(service.ensure_image_known(&typed).await.unwrap_err().code, Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_kernel_that_is_asked_for_is_chosen_whatever_was_recommended_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, id) = service(dir.path()).await;
+    let name = "my".parse().unwrap();
+    let [first, second]: [KernelName; 2] = ["first-1", "second-1"].map(|name| name.parse().unwrap());
+    let claim = Claim::own(false);
+    for (word, kernel, chosen, said) in [
+        (Word::None, None, false, None),
+        (Word::Offered(&first), Some(&first), false, Some("recommends kernel first-1 now, as its catalog does")),
+        (Word::Asked(&first), Some(&first), true, None),
+        (
+            Word::Asked(&second),
+            Some(&second),
+            true,
+            Some("recommends kernel second-1 now, under all its names, and kernel first-1 before"),
+        ),
+        (Word::Asked(&second), Some(&second), true, None),
+        (Word::Offered(&first), Some(&second), true, Some("goes on recommending kernel second-1, as you chose")),
+        (Word::None, Some(&second), true, None),
+    ] {
+        let (lines, mut heard) = tokio::sync::mpsc::channel(16);
+        let operation = Operation::watched(lines);
+        let image = service.give_name(&name, &id, &claim, word, &operation).await.unwrap();
+        assert_eq!((image.manifest.kernel.as_ref(), image.manifest.kernel_chosen), (kernel, chosen), "{word:?}");
+        let line = heard.try_recv().ok().map(|line| String::from_utf8(line.to_vec()).unwrap());
+        assert!(
+            line.as_deref().is_some_and(|line| said.is_some_and(|said| line.contains(said)))
+                || (line.is_none() && said.is_none()),
+            "{word:?}: {line:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_name_that_looks_like_an_id_is_given_by_nobody() {
     let dir = tempfile::tempdir().unwrap();
     let (service, id) = service(dir.path()).await;
     let name = "0123456789abcdef".parse().unwrap();
     for claim in [Claim::own(true), Claim::pulled("a:1".into(), true, true)] {
-        let refused = service.give_name(&name, &id, &claim, &Operation::unwatched()).await.unwrap_err();
+        let refused = service.give_name(&name, &id, &claim, Word::None, &Operation::unwatched()).await.unwrap_err();
         assert!(refused.code == Code::Invalid && refused.message.contains("ids look like"), "{refused}");
     }
 }
@@ -285,7 +337,7 @@ async fn a_name_that_was_given_stays_with_an_image_that_was_lost() {
         service.store.unname(&name).await.unwrap();
         service.store.name_image(&name, &lost, origin.clone()).await.unwrap();
         service.check_name_free(&name, None, &claim).await.expect("it may be the lost one that comes back");
-        let given = service.give_name(&name, &here, &claim, &silent).await;
+        let given = service.give_name(&name, &here, &claim, Word::None, &silent).await;
         let meant = service.store.name_origin(&name).await.unwrap().unwrap().0;
         assert_eq!(meant == here, is_taken, "{origin:?} {claim:?}");
         if let Err(refused) = given {
@@ -296,6 +348,6 @@ async fn a_name_that_was_given_stays_with_an_image_that_was_lost() {
     }
     service.store.name_image(&name, &here, Origin { source: None, chosen: true, pinned: None }).await.unwrap();
     service.images.delete(&here, &Cancel::default()).unwrap();
-    let gone = service.give_name(&name, &here, &pulled(true, false), &silent).await.unwrap_err();
+    let gone = service.give_name(&name, &here, &pulled(true, false), Word::None, &silent).await.unwrap_err();
     assert!(gone.message.contains("was deleted meanwhile"), "{gone}");
 }
