@@ -3,7 +3,7 @@
 //! Reads OCI's documents and those of Docker's schema 2, which have the same structure. Every list and text in them is
 //! bounded before it is used.
 
-use super::{Digest, OciError, Platform};
+use super::{Digest, InvalidDigest, OciError, Platform};
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -118,7 +118,7 @@ struct RawDocument {
 struct RawDescriptor {
     #[serde(default)]
     media_type: String,
-    digest: Digest,
+    digest: AnyDigest,
     size: u64,
     #[serde(default)]
     platform: Option<RawPlatform>,
@@ -126,6 +126,15 @@ struct RawDescriptor {
     annotations: Option<BTreeMap<String, Option<String>>>,
     #[serde(default)]
     artifact_type: Option<String>,
+}
+
+/// Digest by whatever algorithm.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+enum AnyDigest {
+    Sha256(Digest),
+    /// One that cannot be verified here, such as `sha512`: its algorithm.
+    Other(String),
 }
 
 #[derive(Deserialize)]
@@ -211,15 +220,20 @@ impl Document {
                     return Err(DocumentError::TooMany(manifests.len(), "manifests", MAX_MANIFESTS));
                 }
                 let images = manifests.into_iter().filter(|manifest| !manifest.is_statement());
-                Ok(Self::Index(images.map(RawDescriptor::read).collect()))
+                // Those that can be verified are offered; that none can be is said.
+                let (known, other): (Vec<_>, Vec<_>) = images.map(RawDescriptor::read).partition(Result::is_ok);
+                match other.into_iter().next() {
+                    Some(Err(why)) if known.is_empty() => Err(why),
+                    _ => Ok(Self::Index(known.into_iter().flatten().collect())),
+                }
             }
             (None, Some(config), layers) => {
                 let layers = layers.unwrap_or_default();
                 if layers.len() > MAX_LAYERS {
                     return Err(DocumentError::TooMany(layers.len(), "layers", MAX_LAYERS));
                 }
-                let layers = layers.into_iter().map(RawDescriptor::read).collect();
-                Ok(Self::Manifest(Manifest { config: config.read(), layers }))
+                let layers = layers.into_iter().map(RawDescriptor::read).collect::<Result<_, _>>()?;
+                Ok(Self::Manifest(Manifest { config: config.read()?, layers }))
             }
             (None, None, _) => {
                 let shown: String = kind.chars().filter(|c| !c.is_control()).take(80).collect();
@@ -260,14 +274,22 @@ impl RawDescriptor {
             || self.platform.as_ref().is_some_and(unknown)
     }
 
-    fn read(self) -> Descriptor {
+    /// Fails if its digest cannot be verified.
+    fn read(self) -> Result<Descriptor, DocumentError> {
+        let digest = match self.digest {
+            AnyDigest::Sha256(digest) => digest,
+            AnyDigest::Other(algorithm) => {
+                let why = format!("it has a {algorithm} digest, and only those of sha256 can be verified here");
+                return Err(DocumentError::Unsupported(why));
+            }
+        };
         let mut annotations = self.annotations.unwrap_or_default();
         let mut short = |key: &str| annotations.remove(key).flatten().filter(|name| name.len() <= 512);
         let tag = short("org.opencontainers.image.ref.name");
         let name = short("io.containerd.image.name").or_else(|| tag.clone());
-        Descriptor {
+        Ok(Descriptor {
             media_type: self.media_type.chars().filter(|c| !c.is_control()).take(128).collect(),
-            digest: self.digest,
+            digest,
             size: self.size,
             // An empty platform is treated as none.
             platform: self
@@ -276,6 +298,28 @@ impl RawDescriptor {
                 .filter(|platform| !platform.is_undeclared()),
             name,
             tag,
+        })
+    }
+}
+
+impl TryFrom<String> for AnyDigest {
+    type Error = InvalidDigest;
+
+    /// Reads a digest as the image specification writes it (`algorithm:encoded`).
+    fn try_from(text: String) -> Result<Self, InvalidDigest> {
+        let is_word = |word: &str, more: &str| {
+            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || more.contains(c);
+            (1..=128).contains(&word.len()) && word.chars().all(fits)
+        };
+        match text.split_once(':') {
+            Some((algorithm, encoded))
+                if algorithm != "sha256"
+                    && is_word(algorithm, "+._-")
+                    && is_word(&encoded.to_ascii_lowercase(), "=_-") =>
+            {
+                Ok(Self::Other(algorithm.to_owned()))
+            }
+            _ => text.parse().map(Self::Sha256),
         }
     }
 }
@@ -370,6 +414,26 @@ mod tests {
         let manifest = json!({"schemaVersion": 2, "config": descriptor(""), "layers": [descriptor(layer)]});
         let Document::Manifest(manifest) = read(&manifest).unwrap() else { panic!() };
         assert_eq!(manifest.layers[0].unfit_as_layer(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_verified_is_not_offered_and_is_no_image() {
+        let by = |digest: &str| json!({"digest": digest, "size": 1});
+        let (known, other) = (descriptor("x"), by(&format!("sha512:{}", "0f".repeat(64))));
+        let Document::Index(list) = read(&json!({"manifests": [other, known]})).unwrap() else { panic!() };
+        assert_eq!(list.iter().map(|one| one.digest).collect::<Vec<_>>(), [Digest::of(b"x")]);
+        for (value, part) in [
+            (json!({"manifests": [other]}), "a sha512 digest"),
+            (json!({"config": other}), "a sha512 digest"),
+            (json!({"config": known, "layers": [by("multihash+base58:Qm_-=1")]}), "a multihash+base58 digest"),
+            (json!({"manifests": [known, by("sha256:0F")]}), "malformed"),
+            (json!({"manifests": [known, by("sha512:../x")]}), "malformed"),
+            (json!({"manifests": [known, by("sha 512:00")]}), "malformed"),
+            (json!({"manifests": [known, by("sha512:")]}), "malformed"),
+        ] {
+            let error = read(&value).unwrap_err().to_string();
+            assert!(error.contains(part), "{value}: {error}");
+        }
     }
 
     #[test]

@@ -68,8 +68,17 @@ impl ImageService {
         };
         let image = self.give_name(&called, &id, &claim, word, operation).await?;
         // An image is useless without the kernel it recommends.
-        if let Some(kernel) = offered.filter(|offered| image.manifest.kernel.as_ref() == Some(offered)) {
-            self.kernel(&kernel, false, operation).await?;
+        match (offered, &image.manifest.kernel) {
+            (Some(offered), Some(kernel)) if offered == *kernel => drop(self.kernel(kernel, false, operation).await?),
+            // The bundle's own word: the catalog's maker did not promise that the kernel can be had.
+            (None, Some(kernel)) => match self.kernel(kernel, false, operation).await {
+                Err(failure) if failure.code == Code::NotFound => operation.notice(format!(
+                    "the image recommends kernel {kernel}, which is not here and in no catalog; --kernel of `vm run` \
+                     boots it with another"
+                )),
+                pulled => drop(pulled?),
+            },
+            _ => {}
         }
         Ok(image)
     }

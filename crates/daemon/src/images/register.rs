@@ -49,11 +49,17 @@ impl ImageService {
         // Registered and named under one lock: without a name, nothing keeps the image here.
         let _removal_lock = self.removal_lock.write().await;
         self.check_name_free(&name, Some(&id), &claim).await?;
-        let images = self.images.clone();
-        let before = off_thread(move || images.get(&id)).await.ok().map(|image| image.manifest.kernel);
+        let (images, inspected) = (self.images.clone(), id.clone());
+        let before = off_thread(move || images.get(&inspected)).await.ok().map(|image| image.manifest.kernel);
         let image = self.register_file(&name, &rootfs, kernel, operation).await?;
-        if let Some(before) = before {
-            say_what_changed(before.as_ref(), image.manifest.kernel.as_ref(), operation);
+        if image.manifest.id == id {
+            if let Some(before) = before {
+                say_what_changed(before.as_ref(), image.manifest.kernel.as_ref(), operation);
+            }
+        } else if let Err(taken) = self.check_name_free(&name, Some(&image.manifest.id), &claim).await {
+            // The file was changed since it was inspected, and the name belongs to what it was.
+            self.drop_unused(&image.manifest.id, operation).await?;
+            return Err(taken);
         }
         failpoint::hit("register.made").await;
         self.give_name_locked(&name, &image.manifest.id, &claim, operation).await?;

@@ -253,5 +253,16 @@ fn a_catalogs_image_brings_its_kernel_along() {
     // What it recommends by now stays, and another entry's kernel is not even asked for.
     let kept = env.banger(["image", "pull", "alone"]).patience(SOON).run().expect(0);
     assert!(kept.err().contains(&format!("what it recommends stays: kernel {NAME}")), "{kept}");
+
+    // What the image says itself counts where the entry names none. Nobody promised that it can be had.
+    offers(&[serde_json::json!({"name": "along", "arch": "x86_64", "sources": [manifest["source"]]})]);
+    env.banger(["kernel", "rm", "-f", NAME]).run().expect(0);
+    let back = env.banger(["image", "pull", "along"]).patience(SOON).run().expect(0);
+    assert!(back.err().contains(&format!("pulled kernel {NAME} in ")), "{back}");
+    env.banger(["kernel", "rm", "-f", NAME]).run().expect(0);
+    let nothing = serde_json::json!({"version": 1, "entries": []}).to_string();
+    fs::write(env.home().join("catalog.json"), nothing).unwrap();
+    let alone = env.banger(["image", "pull", "along"]).patience(SOON).run().expect(0);
+    assert!(alone.err().contains(&format!("recommends kernel {NAME}, which is not here and in no catalog")), "{alone}");
     env.assert_nothing_left();
 }

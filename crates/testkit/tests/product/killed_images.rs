@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 /// Where a daemon may die between an image and its name, between the names of two, between an image and its kernel, or
@@ -190,6 +191,30 @@ fn a_file_that_was_registered_halfway_is_registered_by_the_same_command() {
     assert!(there.err().contains("--kernel my uses it as it is; --force replaces it"), "{there}");
     env.banger(args.iter().copied().chain(["--force"])).patience(SOON).run().expect(0);
     assert_eq!(shown(&env, "my")["kernel"], "my");
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_registered_takes_no_name_from_what_it_was() {
+    let Some(mut env) = TestEnv::fake() else { return };
+    let (_, own) = two(&env, &layout(&env, "app", "1"));
+    let args = ["image", "register", "--name", "my", "--rootfs", "my.ext4"];
+    env.banger(args).run().expect(0);
+    let before = shown(&env, "my")["id"].clone();
+    let kernel = env.layout().kernel(&"debian-6.1".parse().unwrap());
+    let [vmlinux, modules] = ["vmlinux", "modules"].map(|part| kernel.join(part).to_str().unwrap().to_owned());
+    let place = Points::place(&mut env);
+    fs::write(place.join("register.imported"), "").unwrap();
+    let more = ["--kernel-file", &vmlinux, "--modules", &modules];
+    let session = env.banger(args.iter().copied().chain(more)).spawn();
+    let hit = place.join("register.imported.hit");
+    wait_until(SOON, "the kernel", || if hit.exists() { Ok(()) } else { Err("not there".into()) });
+    fs::File::options().write(true).open(&own).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    let there = stored(&env);
+    fs::remove_file(hit).unwrap();
+    let refused = session.finish(SOON).expect(1);
+    assert!(refused.err().contains("there is an image my already"), "{refused}");
+    assert_eq!((&shown(&env, "my")["id"], stored(&env)), (&before, there));
     env.assert_nothing_left();
 }
 
