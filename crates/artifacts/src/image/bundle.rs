@@ -5,7 +5,7 @@
 //! as it recommends the same kernel, which is part of the bundle.
 
 use super::{
-    CatalogEntry, Image, ImageError, ImageManifest, ImageStore, Reliance, Source,
+    CatalogEntry, ExternalFile, Image, ImageError, ImageManifest, ImageStore, Reliance, Source,
     draft::{Algorithm, ROOTFS, digest},
     manifest::{self, shown},
     store::check_superblock,
@@ -175,6 +175,7 @@ impl ImageStore {
         let image = Image { manifest, rootfs };
         check_superblock(&image).map_err(|error| BundleError::Content(error.to_string()))?;
         let Image { manifest, rootfs } = image;
+        ExternalFile::inspect(&rootfs).map_err(|unfit| BundleError::Content(format!("its rootfs.ext4: {unfit}")))?;
         let read_only = fs::Permissions::from_mode(0o444);
         fs::set_permissions(&rootfs, read_only).map_err(ImageError::io("write", &rootfs))?;
         let image = self.publish_unless(staging, &manifest, relied_on, job);

@@ -223,25 +223,34 @@ fn what_is_here_is_an_entrys_only_where_its_content_is() {
 
 /// Returns the same bundle with another manifest.
 pub(super) fn with_manifest(bundle: &[u8], change: impl FnOnce(&mut Value)) -> Vec<u8> {
-    let mut change = Some(change);
+    changed(bundle, |manifest, _| change(manifest))
+}
+
+/// Returns the same bundle with another manifest and another file system.
+fn changed(bundle: &[u8], change: impl FnOnce(&mut Value, &mut [u8])) -> Vec<u8> {
     let mut archive = tar::Archive::new(zstd::Decoder::new(bundle).unwrap());
-    let mut changed = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
-    for entry in archive.entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let path = entry.path().unwrap().into_owned();
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).unwrap();
-        if let Some(change) = change.take() {
-            assert_eq!(path, Path::new("manifest.json"), "it comes first");
-            let mut manifest = serde_json::from_slice(&bytes).unwrap();
-            change(&mut manifest);
-            bytes = manifest.to_string().into_bytes();
-        }
-        let mut header = entry.header().clone();
+    let mut parts: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let mut entry = entry.unwrap();
+            let (header, path) = (entry.header().clone(), entry.path().unwrap().into_owned());
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            (header, path, bytes)
+        })
+        .collect();
+    let [(_, first, manifest), (_, _, rootfs)] = &mut parts[..] else { panic!("{} parts", parts.len()) };
+    assert_eq!(first, Path::new("manifest.json"), "it comes first");
+    let mut value = serde_json::from_slice(manifest).unwrap();
+    change(&mut value, rootfs);
+    *manifest = value.to_string().into_bytes();
+    let mut archive = tar::Builder::new(zstd::Encoder::new(Vec::new(), 1).unwrap());
+    for (mut header, path, bytes) in parts {
         header.set_size(bytes.len() as u64);
-        changed.append_data(&mut header, path, bytes.as_slice()).unwrap();
+        archive.append_data(&mut header, path, bytes.as_slice()).unwrap();
     }
-    changed.into_inner().unwrap().finish().unwrap()
+    archive.into_inner().unwrap().finish().unwrap()
 }
 
 #[test]
@@ -288,6 +297,15 @@ fn a_bundle_speaks_for_itself_alone_and_is_an_image_or_nothing() {
         assert!(said.contains("the bundle is not an image") && said.contains(why), "{said}");
         host.nothing_left();
     }
+    // A file system that no guest mounts, however well its digest fits.
+    let (_server, foreign) = offered(&changed(&bytes, |manifest, rootfs| {
+        rootfs[1024 + 0x62] |= 1;
+        let digest = sha256(rootfs);
+        (manifest["id"], manifest["digest"]) = (digest[..16].into(), format!("sha256:{digest}").into());
+    }));
+    let said = chain(&pull(&host, &foreign).unwrap_err());
+    assert!(said.contains("its rootfs.ext4: its file system has features") && said.contains("encrypt"), "{said}");
+    host.nothing_left();
 }
 
 #[test]
