@@ -17,6 +17,7 @@ pub(crate) struct Report {
     sizes: Vec<Size>,
     phases: Vec<PhaseTime>,
     left_out: Vec<String>,
+    remarks: Vec<String>,
 }
 
 /// Two things measured alternately, in milliseconds.
@@ -219,6 +220,13 @@ impl Report {
         self.left_out.push(what.to_owned());
     }
 
+    /// Says, once, what is to be known of this machine by whoever reads the figures.
+    pub(crate) fn remark(&mut self, what: &str) {
+        if !self.remarks.iter().any(|known| known == what) {
+            self.remarks.push(what.to_owned());
+        }
+    }
+
     /// What was timed, in how many rounds (not all go through as many as were asked for), and why few are enough.
     fn timed(&self) -> impl Iterator<Item = (&str, usize, Option<&'static str>)> {
         let comparisons = self.comparisons.iter().map(|it| (it.what.as_str(), it.ours_ms.len(), it.few));
@@ -275,6 +283,9 @@ impl fmt::Display for Report {
         }
         for what in &self.left_out {
             writeln!(f, "LEFT OUT: {what}")?;
+        }
+        for what in &self.remarks {
+            writeln!(f, "NOTE: {what}")?;
         }
         for (what, rounds, few) in self.timed().filter(|(_, rounds, _)| *rounds < QUOTABLE as usize) {
             if let Some(why) = few {
@@ -360,6 +371,15 @@ mod tests {
             assert_eq!(shown.contains("NOT A FIGURE: slow"), !figure, "{shown}");
             assert!(shown.contains("NOT A FIGURE: another"), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_remark_is_made_once() {
+        let mut report = Report::of(QUOTABLE);
+        for what in ["slow disk", "slow disk", "old kernel"] {
+            report.remark(what);
+        }
+        assert_eq!(report.to_string().matches("NOTE: ").count(), 2);
     }
 
     #[test]

@@ -30,8 +30,13 @@ const WHY_SO_FEW: &str = "theirs take minutes each, and the two sides are too fa
 /// How long one pull may take.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+/// Feature bit of virtio-balloon: the guest reports memory it does not use, and the host takes it back (virtio 1.3,
+/// 5.5.3, `VIRTIO_BALLOON_F_REPORTING`).
+const FREE_PAGE_REPORTING: usize = 5;
+
 /// Against what people do without banger, and what memory it takes.
 pub(crate) fn pulls(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
+    remark_on_memory(report);
     let shop = Shop::open()?;
     let packages = shop.packages()?;
     report.compare(
@@ -52,6 +57,7 @@ pub(crate) fn pulls(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<(
 /// which is the fastest that was measured (assembly; faster than libdeflate, which wants all of a layer in memory). One
 /// layer alone has a target against ISA-L.
 pub(crate) fn floor(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<()> {
+    remark_on_memory(report);
     let shop = Shop::open()?;
     let packages = shop.packages()?;
     let (size, layers) = (format!("image pull, {}", packages.size), &packages.layers);
@@ -93,6 +99,20 @@ pub(crate) fn floor(env: &TestEnv, rounds: u32, report: &mut Report) -> Result<(
         || pull(env, &reference),
         || igzip(first),
     )
+}
+
+/// Says so if this machine is a VM whose free memory goes back to the host: then each page written to is first fetched
+/// from there, which may cost a pull more than all of its work, and costs a decoder without output nothing.
+fn remark_on_memory(report: &mut Report) {
+    let balloons = fs::read_dir("/sys/bus/virtio/drivers/virtio_balloon").into_iter().flatten().flatten();
+    let mut features = balloons.filter_map(|entry| fs::read_to_string(entry.path().join("features")).ok());
+    // One digit for each bit.
+    if features.any(|bits| bits.as_bytes().get(FREE_PAGE_REPORTING) == Some(&b'1')) {
+        report.remark(
+            "this machine gives free memory back to its host (virtio-balloon, free page reporting); what writes an image \
+             then waits for memory, up to twice as long as for its own work, and is shown slower than it is",
+        );
+    }
 }
 
 /// What is here already, against the round trip of its manifest: without and with TLS and a password.
