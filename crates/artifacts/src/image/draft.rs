@@ -39,6 +39,8 @@ pub(super) struct Draft {
     pub(super) name: ImageName,
     pub(super) source: Source,
     pub(super) kernel: Option<KernelName>,
+    /// Whether a person chose that kernel.
+    pub(super) kernel_chosen: bool,
     pub(super) config: Option<ImageConfig>,
     /// Modification time of entries to which the source gives none, in seconds since 1970.
     pub(super) epoch: u32,
@@ -82,7 +84,7 @@ impl Draft {
             arch: self.arch,
             init,
             kernel: self.kernel,
-            kernel_chosen: false,
+            kernel_chosen: self.kernel_chosen,
             config: self.config,
         };
         manifest.write(directory)?;

@@ -38,6 +38,8 @@ pub struct PullRequest {
     pub name: ImageName,
     /// The kernel it will recommend.
     pub kernel: Option<KernelName>,
+    /// Whether a person chose that kernel, rather than a catalog.
+    pub kernel_chosen: bool,
 }
 
 /// Result of a pull.
@@ -151,6 +153,7 @@ impl ImageStore {
             name: request.name.clone(),
             source: Source::Oci(source),
             kernel: request.kernel.clone(),
+            kernel_chosen: request.kernel_chosen,
             config: Some(filled.run.into()).filter(|config| *config != ImageConfig::default()),
             epoch: EPOCH,
             arch: filled.platform.machine().to_owned(),

@@ -38,7 +38,9 @@ impl ImageStore {
                 pass_over(&entry.name, before, error, source, job);
             }
             let tried = match source {
-                Source::Mmdebstrap(recipe) => self.build(&entry.name, recipe, entry.kernel.clone(), job),
+                Source::Mmdebstrap(recipe) => {
+                    self.build(&entry.name, recipe, (entry.kernel.clone(), entry.kernel_chosen), job)
+                }
                 Source::Registered(_) | Source::Promoted(_) => continue,
                 Source::Bundle(source) => self.pull_bundle(entry, source, &registries.client, relied_on, job),
                 Source::Oci(source) => self.pull_listed(entry, source, registries, job),
@@ -74,6 +76,7 @@ impl ImageStore {
             platform: source.platform.clone().unwrap_or_else(Platform::host),
             name: entry.name.clone(),
             kernel: entry.kernel.clone(),
+            kernel_chosen: entry.kernel_chosen,
         };
         Ok(self.pull_opened(registries, &request, job)?.image)
     }

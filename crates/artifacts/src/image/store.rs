@@ -149,7 +149,7 @@ impl ImageStore {
         Image::read(&directory, id)
     }
 
-    /// Builds a Debian image. `kernel` is what the image will recommend.
+    /// Builds a Debian image. `kernel` is what the image will recommend, because a person chose it.
     pub fn build_debian(
         &self,
         name: &ImageName,
@@ -157,7 +157,8 @@ impl ImageStore {
         kernel: Option<KernelName>,
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
-        self.build(name, recipe, kernel, job)
+        let chosen = kernel.is_some();
+        self.build(name, recipe, (kernel, chosen), job)
             .map_err(|error| ImageError::Build { name: name.clone(), source: Box::new(error.or_cancelled(job.cancel)) })
     }
 
@@ -257,7 +258,7 @@ impl ImageStore {
         &self,
         name: &ImageName,
         recipe: &DebianRecipe,
-        kernel: Option<KernelName>,
+        (kernel, kernel_chosen): (Option<KernelName>, bool),
         job: &Job<'_>,
     ) -> Result<Image, ImageError> {
         let source = Source::Mmdebstrap(recipe.clone());
@@ -276,7 +277,8 @@ impl ImageStore {
         let mut builder = RootfsBuilder::new(staging.path(), Limits::default(), job.cancel)?;
         recipe.bootstrap(&mut builder, staging.path(), job)?;
         let arch = std::env::consts::ARCH.to_owned();
-        let draft = Draft { name: name.clone(), source, kernel, config: None, epoch: recipe.epoch, arch };
+        let (name, epoch) = (name.clone(), recipe.epoch);
+        let draft = Draft { name, source, kernel, kernel_chosen, config: None, epoch, arch };
         let manifest = draft.write(builder, staging.path(), job)?;
 
         let image = self.publish(staging, &manifest, job);

@@ -131,6 +131,7 @@ impl ImageService {
             // Placeholder until the archive names the image itself.
             name: given.clone().unwrap_or_else(|| "image".parse().expect("a valid name")),
             kernel: request.kernel.clone(),
+            kernel_chosen: request.kernel.is_some(),
         };
         let key = with_logins(format!("{shown} for {}", pull.platform), request.logins.as_deref());
         let (images, registries) = (self.images.clone(), self.registries_with(request.logins)?);

@@ -45,6 +45,7 @@ fn publish_with(store: &ImageStore, content: &str, put: impl FnOnce(Staging, &Im
         name: "test".parse().unwrap(),
         source: Source::Mmdebstrap(DebianRecipe::new("bookworm", Vec::new()).unwrap()),
         kernel: None,
+        kernel_chosen: false,
         config: None,
         epoch: 1,
         arch: std::env::consts::ARCH.into(),

@@ -13,6 +13,7 @@ use banger_artifacts::{
 };
 use banger_proto::name::{ImageId, KernelName};
 use banger_testkit::wait_until;
+use serde_json::json;
 use std::{
     cell::{Cell, RefCell},
     fs, io,
@@ -51,6 +52,7 @@ fn a_bundle_does_not_say_what_its_image_is_called_nor_where_it_came_from() {
         platform: "linux/amd64".parse().unwrap(),
         name: "registry.corp:5000/secret/app:v1".parse().unwrap(),
         kernel: None,
+        kernel_chosen: false,
     };
     let image = host.store.pull_oci(&host.registries, &request, &job).unwrap().image;
     let file = host.dir.path().join("app.tar.zst");
@@ -77,6 +79,20 @@ fn a_kernel_that_was_chosen_for_a_bundle_stays_when_the_image_turns_out_to_be_an
     }
 }
 
+#[test]
+fn whose_word_a_kernel_is_is_known_of_an_image_from_a_registry_too() {
+    let (content, _) = one_image();
+    let registry = content.serve();
+    let host = Host::new();
+    for chosen in [true, false] {
+        let mut entry = entry(&[json!({"type": "oci", "ref": reference(&registry, "v1")})]);
+        (entry.kernel, entry.kernel_chosen) = (Some("mine-1".parse().unwrap()), chosen);
+        let manifest = pull(&host, &entry).unwrap().manifest;
+        assert_eq!((manifest.kernel, manifest.kernel_chosen), (entry.kernel, chosen));
+        host.store.delete(&manifest.id, &host.cancel).unwrap();
+    }
+}
+
 /// Simulates a disk that refuses the image once it was written.
 fn refuse(image: &Image) {
     let mark = image.rootfs.with_file_name(".unsynced");
@@ -100,7 +116,11 @@ fn a_kernel_that_was_chosen_stays_when_the_image_comes_again_for_one_that_the_di
         let (source, kernel) = (reference(&registry, "v1").parse().unwrap(), kernel.cloned());
         let (platform, name) = ("linux/amd64".parse().unwrap(), "app".parse().unwrap());
         let job = Job { progress: &Silent, cancel: &host.cancel };
-        let pulled = host.store.pull_oci(&host.registries, &PullRequest { source, platform, name, kernel }, &job);
+        let pulled = host.store.pull_oci(
+            &host.registries,
+            &PullRequest { source, platform, name, kernel, kernel_chosen: false },
+            &job,
+        );
         pulled.unwrap().image
     };
     let has = |image: &Image, kernel: Option<&KernelName>, chosen: bool| {

@@ -192,7 +192,8 @@ impl Host {
 
     fn pull_as(&self, source: &str, platform: Platform, progress: &dyn Progress) -> Result<Pulled, ImageError> {
         let source: ImageSource = source.parse().unwrap();
-        let request = PullRequest { source, platform, name: "app".parse().unwrap(), kernel: None };
+        let request =
+            PullRequest { source, platform, name: "app".parse().unwrap(), kernel: None, kernel_chosen: false };
         self.store.pull_oci(&self.registries, &request, &Job { progress, cancel: &self.cancel })
     }
 
